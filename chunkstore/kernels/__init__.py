@@ -1,0 +1,1 @@
+"""Compiled operations on memory: codecs, rows, images. No I/O, no planning."""

@@ -1,0 +1,1 @@
+"""The loader: batches of samples in the order of `plan`, prefetched by threads."""

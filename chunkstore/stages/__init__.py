@@ -1,0 +1,1 @@
+"""Whole jobs built on the package, such as the demo."""

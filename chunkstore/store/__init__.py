@@ -1,0 +1,1 @@
+"""Datasets in stores: locations, writing, committing, reading."""
