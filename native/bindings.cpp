@@ -1,0 +1,229 @@
+// chunkstore._native: the operations of this folder, given to Python. Nothing but argument checks and calls.
+//
+// Arguments come through the buffer protocol, so bytes, memoryview, mmap and NumPy arrays are all taken without a copy, and
+// are pinned while the GIL is released. std::invalid_argument becomes ValueError.
+
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "blosc.h"
+#include "build_info.h"
+#include "crc32c.h"
+#include "rows.h"
+#include "zstd.h"
+#if defined(CHUNKSTORE_JPEG)
+#include "jpeg.h"
+#endif
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+// A pinned view of a Python object's memory. Made and destroyed with the GIL held.
+class Buffer {
+ public:
+  Buffer(nb::handle object, const char* name, int flags) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, flags) == 0) return;
+    nb::python_error error;
+    if (error.matches(PyExc_TypeError)) throw error;
+    throw nb::value_error((std::string(name) + ": " + nb::str(error.value()).c_str()).c_str());
+  }
+  ~Buffer() { if (view_.obj != nullptr) PyBuffer_Release(&view_); }
+  Buffer(Buffer&& other) noexcept : view_(other.view_) { other.view_.obj = nullptr; }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  Buffer& operator=(Buffer&&) = delete;
+
+  static Buffer readable(nb::handle object, const char* name) { return {object, name, PyBUF_SIMPLE}; }
+  static Buffer writable(nb::handle object, const char* name) { return {object, name, PyBUF_SIMPLE | PyBUF_WRITABLE}; }
+  static Buffer with_type(nb::handle object, const char* name, int more = 0) {
+    return {object, name, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | more};
+  }
+
+  std::span<const std::uint8_t> bytes() const { return {static_cast<const std::uint8_t*>(view_.buf), size()}; }
+  std::span<std::uint8_t> writable_bytes() const { return {static_cast<std::uint8_t*>(view_.buf), size()}; }
+  const Py_buffer& view() const { return view_; }
+
+  // A one-dimensional array of signed integers of `sizeof(Integer)` bytes in native order.
+  template <typename Integer>
+  std::span<const Integer> integers(const char* name) const {
+    const std::string format = view_.format == nullptr ? "B" : view_.format;
+    const bool is_signed = format.size() == 1 && std::string("bhilqn").find(format) != std::string::npos;
+    if (!is_signed || view_.itemsize != sizeof(Integer) || view_.ndim != 1) {
+      const std::string wanted = "int" + std::to_string(8 * sizeof(Integer));
+      throw std::invalid_argument(std::string(name) + " is not a one-dimensional array of " + wanted);
+    }
+    if (reinterpret_cast<std::uintptr_t>(view_.buf) % alignof(Integer) != 0) {
+      throw std::invalid_argument(std::string(name) + " is not aligned");
+    }
+    return {static_cast<const Integer*>(view_.buf), size() / sizeof(Integer)};
+  }
+
+ private:
+  std::size_t size() const { return static_cast<std::size_t>(view_.len); }
+  Py_buffer view_{};
+};
+
+struct Sources {
+  std::vector<Buffer> buffers;
+  std::vector<chunkstore::Source> spans;
+
+  explicit Sources(const nb::sequence& objects) {
+    const std::size_t count = nb::len(objects);
+    buffers.reserve(count);
+    spans.reserve(count);
+    for (nb::handle object : objects) {
+      buffers.push_back(Buffer::readable(object, "sources"));
+      spans.push_back(buffers.back().bytes());
+    }
+  }
+};
+
+std::uint32_t crc32c(nb::handle data, std::uint32_t value) {
+  const Buffer buffer = Buffer::readable(data, "data");
+  const nb::gil_scoped_release release;
+  return chunkstore::crc32c(buffer.bytes(), value);
+}
+
+std::uint32_t crc32c_table(nb::handle data, std::uint32_t value) {
+  const Buffer buffer = Buffer::readable(data, "data");
+  const nb::gil_scoped_release release;
+  return chunkstore::crc32c_table(buffer.bytes(), value);
+}
+
+template <void (*decompress)(std::span<const std::uint8_t>, std::span<std::uint8_t>)>
+void decompress_into(nb::handle data, nb::handle out) {
+  const Buffer from = Buffer::readable(data, "data");
+  const Buffer into = Buffer::writable(out, "out");
+  const nb::gil_scoped_release release;
+  decompress(from.bytes(), into.writable_bytes());
+}
+
+void gather_rows(nb::handle out, const nb::sequence& sources, nb::handle source_index, nb::handle row_index) {
+  const Buffer into = Buffer::writable(out, "out");
+  const Sources from(sources);
+  const Buffer source_buffer = Buffer::with_type(source_index, "source_index");
+  const Buffer row_buffer = Buffer::with_type(row_index, "row_index");
+  const auto source_span = source_buffer.integers<std::int32_t>("source_index");
+  const auto row_span = row_buffer.integers<std::int64_t>("row_index");
+  const nb::gil_scoped_release release;
+  chunkstore::gather_rows(into.writable_bytes(), from.spans, source_span, row_span);
+}
+
+void gather_spans(nb::handle out, const nb::sequence& sources, nb::handle source_index, nb::handle starts, nb::handle stops) {
+  const Buffer into = Buffer::writable(out, "out");
+  const Sources from(sources);
+  const Buffer source_buffer = Buffer::with_type(source_index, "source_index");
+  const Buffer start_buffer = Buffer::with_type(starts, "starts");
+  const Buffer stop_buffer = Buffer::with_type(stops, "stops");
+  const auto source_span = source_buffer.integers<std::int32_t>("source_index");
+  const auto start_span = start_buffer.integers<std::int64_t>("starts");
+  const auto stop_span = stop_buffer.integers<std::int64_t>("stops");
+  const nb::gil_scoped_release release;
+  chunkstore::gather_spans(into.writable_bytes(), from.spans, source_span, start_span, stop_span);
+}
+
+#if defined(CHUNKSTORE_JPEG)
+nb::tuple jpeg_size(nb::handle data) {
+  const Buffer from = Buffer::readable(data, "data");
+  chunkstore::JpegSize size{};
+  {
+    const nb::gil_scoped_release release;
+    size = chunkstore::jpeg_size(from.bytes());
+  }
+  return nb::make_tuple(size.height, size.width, size.components);
+}
+
+void jpeg_decode(nb::handle data, nb::handle out) {
+  const Buffer from = Buffer::readable(data, "data");
+  const Buffer into = Buffer::with_type(out, "out", PyBUF_WRITABLE);
+  const Py_buffer& view = into.view();
+  const bool is_uint8 = view.format != nullptr && std::string(view.format) == "B";
+  const bool is_gray = view.ndim == 2;
+  const bool is_rgb = view.ndim == 3 && view.shape[2] == 3;
+  if (!is_uint8 || (!is_gray && !is_rgb)) {
+    throw std::invalid_argument("out is neither a uint8 array (height, width, 3) nor (height, width)");
+  }
+  const auto height = static_cast<std::size_t>(view.shape[0]);
+  const auto width = static_cast<std::size_t>(view.shape[1]);
+  const nb::gil_scoped_release release;
+  chunkstore::jpeg_decode(from.bytes(), into.writable_bytes(), height, width, is_rgb ? 3 : 1);
+}
+#endif
+
+nb::dict build_info() {
+  nb::dict info;
+  for (const auto& [component, version] : chunkstore::build_info()) {
+    if (version.empty()) {
+      info[component.c_str()] = false;
+    } else {
+      info[component.c_str()] = nb::str(version.c_str());
+    }
+  }
+  return info;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.doc() =
+      "Codecs, checksums and row copies in C++: what touches every byte, and the interpreter never.\n\n"
+      "Every function releases the GIL while it works. Wrong input is a ValueError with the reason; nothing is read or\n"
+      "written out of bounds. Knows no store, no Zarr metadata and no chunk grid: chunkstore.kernels stands before it.";
+
+  m.def("crc32c", &crc32c, "data"_a, "value"_a = 0,
+        nb::sig("def crc32c(data: typing_extensions.Buffer, value: int = 0) -> int"),
+        "The crc32c of a C-contiguous buffer; `value` is the crc of the bytes before it.");
+  m.def("crc32c_table", &crc32c_table, "data"_a, "value"_a = 0,
+        nb::sig("def crc32c_table(data: typing_extensions.Buffer, value: int = 0) -> int"),
+        "`crc32c` by its portable implementation: slower, there for tests.");
+  m.def("blosc_decompress", &decompress_into<chunkstore::blosc_decompress>, "data"_a, "out"_a,
+        nb::sig("def blosc_decompress(data: typing_extensions.Buffer, out: typing_extensions.Buffer) -> None"),
+        "Decodes one blosc1 frame into `out`, which is exactly as long as the frame says.\n\n"
+        "Raises:\n    ValueError: a damaged frame, one of blosc2, or an `out` of another length.");
+  m.def("zstd_decompress", &decompress_into<chunkstore::zstd_decompress>, "data"_a, "out"_a,
+        nb::sig("def zstd_decompress(data: typing_extensions.Buffer, out: typing_extensions.Buffer) -> None"),
+        "Decodes zstd frames into `out`, which is exactly as long as what they hold.\n\n"
+        "Raises:\n    ValueError: damaged frames, or an `out` of another length.");
+  m.def("gather_rows", &gather_rows, "out"_a, "sources"_a, "source_index"_a, "row_index"_a,
+        nb::sig("def gather_rows(out: typing_extensions.Buffer, sources: collections.abc.Sequence[typing_extensions.Buffer], "
+                "source_index: typing_extensions.Buffer, row_index: typing_extensions.Buffer) -> None"),
+        "Row i of `out` becomes row `row_index[i]` of `sources[source_index[i]]`.\n\n"
+        "Args:\n"
+        "    out: n rows of out.nbytes / n bytes each; overlaps no source.\n"
+        "    sources: buffers, each a whole number of such rows.\n"
+        "    source_index: int32, shape (n,).\n"
+        "    row_index: int64, shape (n,).\n\n"
+        "Raises:\n    ValueError: lengths that do not fit, or an index out of range; `out` is then untouched.");
+  m.def("gather_spans", &gather_spans, "out"_a, "sources"_a, "source_index"_a, "starts"_a, "stops"_a,
+        nb::sig("def gather_spans(out: typing_extensions.Buffer, sources: collections.abc.Sequence[typing_extensions.Buffer], "
+                "source_index: typing_extensions.Buffer, starts: typing_extensions.Buffer, stops: typing_extensions.Buffer)"
+                " -> None"),
+        "Bytes [starts[i], stops[i]) of `sources[source_index[i]]`, one after another, become `out`.\n\n"
+        "Args:\n"
+        "    out: as many bytes as all spans together; overlaps no source.\n"
+        "    sources: buffers.\n"
+        "    source_index: int32, shape (n,).\n"
+        "    starts, stops: int64, shape (n,).\n\n"
+        "Raises:\n    ValueError: lengths that do not add up, or a span out of range; `out` is then untouched.");
+#if defined(CHUNKSTORE_JPEG)
+  m.def("jpeg_size", &jpeg_size, "data"_a, nb::sig("def jpeg_size(data: typing_extensions.Buffer) -> tuple[int, int, int]"),
+        "(height, width, components) of a JPEG image, from its header. Only where built with libjpeg-turbo.\n\n"
+        "Raises:\n    ValueError: no JPEG image.");
+  m.def("jpeg_decode", &jpeg_decode, "data"_a, "out"_a,
+        nb::sig("def jpeg_decode(data: typing_extensions.Buffer, out: typing_extensions.Buffer) -> None"),
+        "Decodes a JPEG image into `out`. Only where built with libjpeg-turbo.\n\n"
+        "Args:\n"
+        "    data: one image; its Exif orientation is not applied.\n"
+        "    out: uint8, C-contiguous; (height, width, 3) gets RGB, (height, width) gray.\n\n"
+        "Raises:\n    ValueError: a damaged or CMYK image, or an `out` of another size.");
+#endif
+  m.def("build_info", &build_info, nb::sig("def build_info() -> dict[str, str | bool]"),
+        "Versions of what is compiled in; False for what is not.");
+}
