@@ -63,6 +63,11 @@ def floor_power_of_two(n: int) -> int:
     return 1 << (n.bit_length() - 1)
 
 
+def ceil_power_of_two(n: int) -> int:
+    """The smallest power of two ≥ n, for n ≥ 1."""
+    return 1 << (n - 1).bit_length()
+
+
 def nearest_power_of_two(x: float) -> int:
     """The power of two nearest to x by ratio; 1 for what is below, at most 2^40."""
     return 1 << min(40, max(0, round(math.log2(x)))) if x > 0 else 1

@@ -85,7 +85,7 @@ class ArrayMetadata:
 
     def shard_key(self, shard: int) -> str:
         """Key, relative to the array, of the shard with this index along the first dimension."""
-        return "/".join(["c", str(shard), *("0" for _ in self.shape[1:])])
+        return shard_key(shard, len(self.shape) - 1)
 
     def to_json(self) -> dict[str, Json]:
         """The content of the array's `zarr.json`."""
@@ -144,6 +144,11 @@ class ArrayMetadata:
         if any(n > 1 for n in metadata.shard_grid[1:]):
             raise UnsupportedFormat(f"{node.where}: a sample is spread over several shards, which this release does not read")
         return metadata
+
+
+def shard_key(shard: int, row_rank: int) -> str:
+    """Key, relative to its array, of a shard that spans whole rows of `row_rank` dimensions."""
+    return "/".join(["c", str(shard), *("0" for _ in range(row_rank))])
 
 
 def group_to_json(attributes: Mapping[str, Json], members: Mapping[str, Json] | None = None) -> dict[str, Json]:

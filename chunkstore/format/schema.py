@@ -8,7 +8,7 @@ Source: docs/spec/v1.md, "Schema".
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -26,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _MAX_RANK = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class _Storage:
     """How a field is stored, where its writer insists; None and "auto" leave it to `layout.py`.
 
@@ -42,6 +42,12 @@ class _Storage:
     shard: int | None = None
     block_nbytes: int | None = None
 
+    def __repr__(self) -> str:
+        own = [f for f in fields(self) if getattr(self, f.name) != f.default]
+        positional = [f.name for f in own if f.default is MISSING]
+        told = [repr(getattr(self, f.name)) if f.name in positional else f"{f.name}={getattr(self, f.name)!r}" for f in own]
+        return f"{type(self).__name__}({', '.join(sorted(told, key=lambda t: '=' in t))})"
+
     def _check_storage(self) -> None:
         if self.codec is not None and not (isinstance(self.codec, str) and _CODEC.fullmatch(self.codec)):
             raise SchemaError(f"unknown codec {self.codec!r}; one of None, {', '.join(CODECS)}, or with a level: 'zstd-3'")
@@ -53,7 +59,7 @@ class _Storage:
             raise SchemaError(f"block_nbytes={self.block_nbytes!r}: at least 1 is needed")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Array(_Storage):
     """A field of one dtype and shape: `cs.Array("float32", (768,))`.
 
@@ -76,7 +82,7 @@ class Array(_Storage):
             raise SchemaError(f"chunk={self.chunk!r}: (samples, *shape) of {1 + len(self.shape)} positive integers is needed")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Ragged(_Storage):
     """A field whose samples differ in length: `cs.Ragged("uint16")`, `cs.Ragged("float32", (None, 3))`.
 
@@ -96,7 +102,7 @@ class Ragged(_Storage):
         _check_ragged_storage(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Image(_Storage):
     """Encoded images: the bytes that came are kept. `cs.Image("jpeg")`.
 
@@ -127,7 +133,7 @@ class Image(_Storage):
         _check_ragged_storage(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Text(_Storage):
     """Strings, stored as UTF-8."""
 
@@ -135,7 +141,7 @@ class Text(_Storage):
         _check_ragged_storage(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Bytes(_Storage):
     """Byte strings of any content: audio, video, anything.
 

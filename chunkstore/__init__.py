@@ -1,0 +1,95 @@
+"""Chunked array datasets on Zarr v3, streamed shuffled from object storage into PyTorch training.
+
+    import chunkstore as cs
+
+    with cs.create("train", {"image": cs.Image("jpeg"), "label": cs.Array("int64")}) as writer:
+        writer.write({"image": jpeg, "label": 3})
+    for batch in cs.Loader("train", batch_size=256, shuffle=True):
+        ...
+
+Names are loaded when first used, so that `import chunkstore` costs next to nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chunkstore import torch as torch
+    from chunkstore.errors import ChunkstoreError as ChunkstoreError
+    from chunkstore.errors import CommitConflict as CommitConflict
+    from chunkstore.errors import CorruptChunk as CorruptChunk
+    from chunkstore.errors import CorruptSample as CorruptSample
+    from chunkstore.errors import DatasetExists as DatasetExists
+    from chunkstore.errors import DatasetNotFound as DatasetNotFound
+    from chunkstore.errors import ForkedLoader as ForkedLoader
+    from chunkstore.errors import InvalidDataset as InvalidDataset
+    from chunkstore.errors import MissingObject as MissingObject
+    from chunkstore.errors import ObjectChanged as ObjectChanged
+    from chunkstore.errors import ReadOnlyStore as ReadOnlyStore
+    from chunkstore.errors import SampleError as SampleError
+    from chunkstore.errors import SchemaError as SchemaError
+    from chunkstore.errors import StateMismatch as StateMismatch
+    from chunkstore.errors import StoreError as StoreError
+    from chunkstore.errors import UnsupportedFormat as UnsupportedFormat
+    from chunkstore.errors import VersionExpired as VersionExpired
+    from chunkstore.format.schema import Array as Array
+    from chunkstore.format.schema import Bytes as Bytes
+    from chunkstore.format.schema import Image as Image
+    from chunkstore.format.schema import Ragged as Ragged
+    from chunkstore.format.schema import Schema as Schema
+    from chunkstore.format.schema import Text as Text
+    from chunkstore.format.statistics import Statistics as Statistics
+    from chunkstore.loader.loader import Loader as Loader
+    from chunkstore.store.dataset import Dataset as Dataset
+    from chunkstore.store.dataset import FieldView as FieldView
+    from chunkstore.store.dataset import open as open
+    from chunkstore.store.present import RaggedBatch as RaggedBatch
+    from chunkstore.store.writer import Writer as Writer
+    from chunkstore.store.writer import append as append
+    from chunkstore.store.writer import create as create
+
+_HOMES = {
+    "format.schema": ("Array", "Bytes", "Image", "Ragged", "Schema", "Text"),
+    "format.statistics": ("Statistics",),
+    "store.present": ("RaggedBatch",),
+    "store.writer": ("Writer", "append", "create"),
+    "store.dataset": ("Dataset", "FieldView", "open"),
+    "loader.loader": ("Loader",),
+    "errors": (
+        "ChunkstoreError",
+        "CommitConflict",
+        "CorruptChunk",
+        "CorruptSample",
+        "DatasetExists",
+        "DatasetNotFound",
+        "ForkedLoader",
+        "InvalidDataset",
+        "MissingObject",
+        "ObjectChanged",
+        "ReadOnlyStore",
+        "SampleError",
+        "SchemaError",
+        "StateMismatch",
+        "StoreError",
+        "UnsupportedFormat",
+        "VersionExpired",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [*sorted(_HOME_OF), "torch"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "torch":
+        return importlib.import_module("chunkstore.torch")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'chunkstore' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"chunkstore.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

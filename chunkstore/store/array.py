@@ -1,0 +1,250 @@
+"""One stored Zarr array: reading intervals of its rows into memory.
+
+Fetches and decodes what `plan/reads.py` plans, verifies every checksum, and never serves a byte that fails one. Knows rows and
+chunks, not samples or fields: `part.py`, before it, gives rows their meaning and turns `DamagedRows` into an error with names.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chunkstore.errors import InvalidDataset
+from chunkstore.format.metadata import ArrayMetadata
+from chunkstore.format.shard_index import Index, decode_index, index_nbytes
+from chunkstore.format.versions import StoredObject
+from chunkstore.kernels.codecs import decode_chunk
+from chunkstore.plan.reads import Ints, Intervals, Pieces, coalesce, split_intervals, total_rows
+from chunkstore.store.cache import ChunkCache
+from chunkstore.store.fetch import Request, fetch_ranges
+from chunkstore.store.interface import Store
+
+MAX_GAP_NBYTES = 256 << 10
+"""Unwanted bytes that are cheaper to read than a request of their own (30 ms at 30 MB/s would allow 900 kB)."""
+MAX_REQUEST_NBYTES = 16 << 20
+
+
+class DamagedRows(Exception):
+    """Rows [start, stop) of an array cannot be served; `reason` says what is wrong, `where` names object and bytes."""
+
+    def __init__(self, reason: str, where: str, start: int, stop: int) -> None:
+        super().__init__(f"{reason} in {where}")
+        self.reason, self.where, self.start, self.stop = reason, where, start, stop
+
+
+class StoredArray:
+    """An array of an opened part.
+
+    Args:
+        store: Where it lies.
+        key: Key of the array in the store.
+        metadata: From its part's consolidated metadata.
+        objects: Stored objects of the array by key relative to it, from the part's object list.
+        cache: Keeps chunks of which only a part was wanted.
+    """
+
+    def __init__(
+        self, store: Store, key: str, metadata: ArrayMetadata, objects: dict[str, StoredObject], cache: ChunkCache
+    ) -> None:
+        self._store = store
+        self._key = key
+        self.metadata = metadata
+        self._objects = objects
+        self._cache = cache
+        self._indexes: dict[int, Index] = {}
+        self._lock = threading.Lock()
+
+    def read(self, intervals: Intervals, *, verify: bool = True) -> npt.NDArray[Any]:
+        """The rows of `intervals`, one after another: (rows, *row shape), in the stored dtype.
+
+        Raises:
+            DamagedRows: a checksum does not match, a chunk does not decode or is not there.
+            MissingObject: a shard is not in the store.
+        """
+        metadata = self.metadata
+        out = np.empty((total_rows(intervals), *metadata.shape[1:]), metadata.numpy_dtype)
+        if out.nbytes == 0:
+            return out
+        if metadata.is_plain:
+            self._read_plain(intervals, out)
+        else:
+            self._read_chunks(split_intervals(intervals, metadata.chunk_shape[0]), out, verify=verify)
+        return out
+
+    def _read_plain(self, intervals: Intervals, out: npt.NDArray[Any]) -> None:
+        """Values stored as they are: each piece is one byte range, whose check is the caller's."""
+        itemsize, shard_rows = out.itemsize, self.metadata.shard_shape[0]
+        pieces = split_intervals(intervals, shard_rows)
+        requests, placements = [], []
+        for run in pieces.by_chunk():
+            ranges = np.stack([pieces.start[run], pieces.stop[run]], axis=1) * itemsize
+            shard_key = self._shard_key(int(pieces.chunk[run.start]), need_nbytes=int(ranges[:, 1].max()))
+            for group in coalesce(ranges, max_gap_nbytes=MAX_GAP_NBYTES, max_nbytes=MAX_REQUEST_NBYTES):
+                requests.append(Request(shard_key, group.start, group.stop))
+                placements.append([(*ranges[i].tolist(), int(pieces.destination[run][i])) for i in group.members])
+        raw = out.view(np.uint8)
+        for request, members, data in zip(requests, placements, fetch_ranges(self._store, requests), strict=True):
+            bytes_of = np.frombuffer(data, np.uint8)
+            for start, stop, destination in members:
+                at = destination * itemsize
+                raw[at : at + stop - start] = bytes_of[start - request.start : stop - request.start]
+
+    def _read_chunks(self, pieces: Pieces, out: npt.NDArray[Any], *, verify: bool) -> None:
+        runs = pieces.by_chunk()
+        wanted = []
+        for run in runs:
+            number = int(pieces.chunk[run.start])
+            kept = self._cache.find((self._key, number))
+            if kept is None:
+                wanted.append(run)
+            else:
+                _copy_pieces(kept, out, pieces, run)
+        numbers = [int(pieces.chunk[run.start]) for run in wanted]
+        for position, bodies in self._fetch_chunks(numbers):
+            run = wanted[position]
+            self._place(numbers[position], bodies, pieces, run, out, verify=verify)
+
+    def _fetch_chunks(self, numbers: list[int]) -> list[tuple[int, list[tuple[Request, memoryview]]]]:
+        """For each row of chunks: its position in `numbers`, and the request and body of each of its chunks."""
+        requests, members = [], []
+        rows_of_shard = self.metadata.chunks_per_shard[0]
+        shards = np.asarray(numbers, np.int64) // rows_of_shard
+        columns = self._chunk_columns()
+        self._load_indexes(sorted(set(shards.tolist())))
+        for shard in sorted(set(shards.tolist())):
+            positions = np.flatnonzero(shards == shard)
+            in_shard = (np.asarray(numbers, np.int64)[positions] % rows_of_shard)[:, None] * self._columns_per_row + columns
+            ranges = self._indexes[shard][in_shard.ravel()]
+            if (ranges[:, 0] < 0).any():
+                number = numbers[int(positions[int(np.flatnonzero(ranges[:, 0] < 0)[0]) // len(columns)])]
+                raise self._damaged("a chunk is not stored", number, f"{self._store.url}/{self._shard_key(shard)}")
+            for group in coalesce(ranges, max_gap_nbytes=MAX_GAP_NBYTES, max_nbytes=MAX_REQUEST_NBYTES):
+                requests.append(Request(self._shard_key(shard), group.start, group.stop))
+                members.append([(int(positions[i // len(columns)]), i % len(columns), ranges[i]) for i in group.members])
+        bodies: dict[int, list[tuple[Request, memoryview]]] = {}
+        for request, group_members, data in zip(requests, members, fetch_ranges(self._store, requests), strict=True):
+            for position, column, (start, stop) in sorted(group_members, key=lambda m: m[:2]):
+                chunk = Request(request.key, int(start), int(stop))
+                body = data[int(start) - request.start : int(stop) - request.start]
+                row = bodies.setdefault(position, [(chunk, body)] * len(columns))
+                row[column] = (chunk, body)
+        return sorted(bodies.items())
+
+    def _place(
+        self,
+        number: int,
+        bodies: list[tuple[Request, memoryview]],
+        pieces: Pieces,
+        run: slice,
+        out: npt.NDArray[Any],
+        *,
+        verify: bool,
+    ) -> None:
+        """Decode a row of chunks into its rows of `out`: straight, where one piece wants all of it."""
+        metadata = self.metadata
+        rows = metadata.chunk_shape[0]
+        whole = len(bodies) == 1 and metadata.chunk_shape[1:] == metadata.shape[1:]
+        if whole and run.stop - run.start == 1 and pieces.stop[run.start] - pieces.start[run.start] == rows:
+            at = int(pieces.destination[run.start])
+            self._decode(number, bodies[0], out[at : at + rows], verify=verify)
+            return
+        chunk = np.empty((rows, *metadata.shape[1:]), metadata.numpy_dtype)
+        if whole:
+            self._decode(number, bodies[0], chunk, verify=verify)
+        else:
+            scratch = np.empty(metadata.chunk_shape, metadata.numpy_dtype)
+            for body, box in zip(bodies, self._boxes(), strict=True):
+                self._decode(number, body, scratch, verify=verify)
+                target = chunk[(slice(None), *box)]
+                target[...] = scratch[tuple(slice(0, n) for n in target.shape)]
+        _copy_pieces(chunk, out, pieces, run)
+        self._cache.keep((self._key, number), chunk)
+
+    def _decode(self, number: int, body: tuple[Request, memoryview], out: npt.NDArray[Any], *, verify: bool) -> None:
+        request, data = body
+        raw = out.reshape(-1).view(np.uint8)
+        try:
+            decode_chunk(self.metadata.codecs, data, raw, verify=verify)
+        except ValueError:
+            again = fetch_ranges(self._store, [request])[0]  # the store may hold what the way here damaged
+            try:
+                decode_chunk(self.metadata.codecs, again, raw, verify=verify)
+            except ValueError as error:
+                where = f"{self._store.url}/{request.key}, bytes {request.start}–{request.stop}"
+                raise self._damaged(str(error), number, where) from error
+
+    def _load_indexes(self, shards: list[int]) -> None:
+        with self._lock:
+            missing = [shard for shard in shards if shard not in self._indexes]
+        if not missing:
+            return
+        num_chunks = int(np.prod(self.metadata.chunks_per_shard))
+        nbytes = index_nbytes(num_chunks)
+        requests = []
+        for shard in missing:
+            key = self._shard_key(shard, need_nbytes=nbytes)
+            size = self._object(shard).nbytes
+            requests.append(Request(key, size - nbytes, size))
+        loaded = {}
+        for shard, request, data in zip(missing, requests, fetch_ranges(self._store, requests), strict=True):
+            read = _reader(num_chunks, request, f"{self._store.url}/{request.key}")
+            try:
+                loaded[shard] = read(data)
+            except InvalidDataset:
+                loaded[shard] = read(fetch_ranges(self._store, [request])[0])
+        with self._lock:
+            self._indexes.update(loaded)
+
+    def _object(self, shard: int) -> StoredObject:
+        try:
+            return self._objects[self.metadata.shard_key(shard)]
+        except KeyError:
+            raise InvalidDataset(
+                f"{self._store.url}/{self._key}/{self.metadata.shard_key(shard)}: a shard that the part's object list lacks"
+            ) from None
+
+    def _shard_key(self, shard: int, *, need_nbytes: int = 0) -> str:
+        key = f"{self._key}/{self.metadata.shard_key(shard)}"
+        if (size := self._object(shard).nbytes) < need_nbytes:
+            raise InvalidDataset(f"{self._store.url}/{key}: {size} bytes, {need_nbytes} are needed")
+        return key
+
+    @property
+    def _columns_per_row(self) -> int:
+        return int(np.prod(self.metadata.chunks_per_shard[1:], dtype=np.int64))
+
+    def _chunk_columns(self) -> Ints:
+        """Within a row of chunks of the shard's index, the positions of those that hold data."""
+        shape = self.metadata.chunks_per_shard[1:]
+        stored = np.arange(self._columns_per_row, dtype=np.int64).reshape(shape)
+        return stored[tuple(slice(0, n) for n in self.metadata.row_chunks)].reshape(-1)
+
+    def _boxes(self) -> list[tuple[slice, ...]]:
+        """Where in a row each of its chunks lies."""
+        return [
+            tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(at, chunk, shape, strict=True))
+            for chunk, shape in [(self.metadata.chunk_shape[1:], self.metadata.shape[1:])]
+            for at in np.ndindex(*self.metadata.row_chunks)
+        ]
+
+    def _damaged(self, reason: str, number: int, where: str) -> DamagedRows:
+        rows = self.metadata.chunk_shape[0]
+        return DamagedRows(reason, where, number * rows, min((number + 1) * rows, self.metadata.shape[0]))
+
+
+def _copy_pieces(chunk: npt.NDArray[Any], out: npt.NDArray[Any], pieces: Pieces, run: slice) -> None:
+    if run.stop - run.start == 1:
+        start, stop, at = (int(a[run.start]) for a in (pieces.start, pieces.stop, pieces.destination))
+        out[at : at + stop - start] = chunk[start:stop]
+        return
+    start, lengths, at = pieces.start[run], pieces.stop[run] - pieces.start[run], pieces.destination[run]
+    within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    out[np.repeat(at, lengths) + within] = chunk[np.repeat(start, lengths) + within]
+
+
+def _reader(num_chunks: int, request: Request, where: str) -> Callable[[memoryview], Index]:
+    return lambda data: decode_index(data, num_chunks, request.stop, where)
+
+

@@ -1,0 +1,264 @@
+"""Versions in a store: finding, reading and committing them.
+
+The version document, put if absent, is the commit: before it nothing is visible, after it everything is. Nothing is deleted when
+an answer is unclear; the document is read back and the writer's UUID tells whose it is. `writer.py` stands before it with objects
+that are durable already.
+
+Source: docs/spec/v1.md, "Commits"; docs/explanation tells why.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+from chunkstore.errors import (
+    CommitConflict,
+    DatasetExists,
+    DatasetNotFound,
+    InvalidDataset,
+    SchemaError,
+    StoreError,
+    VersionExpired,
+)
+from chunkstore.format.documents import parse_json, seal, unseal
+from chunkstore.format.metadata import group_to_json, zarr_json
+from chunkstore.format.schema import Schema
+from chunkstore.format.statistics import Statistics
+from chunkstore.format.versions import FORMAT, LATEST_KEY, FieldStatistics, Fragment, Version, version_key
+from chunkstore.store.interface import Store
+
+MAX_DOCUMENT_NBYTES = 1 << 30
+MAX_ATTEMPTS = 1000
+
+
+def new_id() -> str:
+    """A fresh UUID, as the format writes it: 32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+def read_version(store: Store, number: int | None = None) -> Version:
+    """Version `number`, or the latest.
+
+    The latest takes two sequential round trips when the hint is current, one more for each version it misses.
+
+    Raises:
+        DatasetNotFound: there is no dataset, or no such version.
+        InvalidDataset: the document is damaged.
+    """
+    if number is not None:
+        version = _read_document(store, number)
+        if version is None:
+            latest = read_latest(store)
+            state = "was dropped by gc" if number < latest.number else f"does not exist; the latest is {latest.number}"
+            raise (VersionExpired if number < latest.number else DatasetNotFound)(
+                f"{store.url}: version {number} {state}"
+            )
+        return version
+    return read_latest(store)
+
+
+def read_latest(store: Store) -> Version:
+    """The latest version; see `read_version`."""
+    version = find_latest(store)
+    if version is None:
+        raise DatasetNotFound(f"no chunkstore dataset at {store.url}; create one with chunkstore.create(url, schema)")
+    return version
+
+
+def find_latest(store: Store) -> Version | None:
+    """The latest version, None where there is none."""
+    hint = _read_hint(store)
+    if hint is None or (version := _probe_from(store, hint)) is None:
+        return _probe_from(store, 1)
+    return version
+
+
+def create_root(store: Store) -> str:
+    """Write the groups at the root, unless they stand already; the dataset's UUID.
+
+    A creation that died before its first version left them; it is taken up, not refused.
+    """
+    root = {"chunkstore": {"format": FORMAT, "uuid": new_id()}}
+    store.write_if_absent("zarr.json", zarr_json(group_to_json({"chunkstore": root["chunkstore"]})))
+    store.write_if_absent("fragments/zarr.json", zarr_json(group_to_json({})))
+    return read_uuid(store)
+
+
+def read_uuid(store: Store) -> str:
+    """The dataset's UUID, from the root group.
+
+    Raises:
+        DatasetNotFound: there is no group, or not one of ours.
+    """
+    where = f"{store.url}/zarr.json"
+    try:
+        node = parse_json(store.read("zarr.json", limit_nbytes=1 << 20), where)
+    except FileNotFoundError:
+        raise DatasetNotFound(f"no chunkstore dataset at {store.url}") from None
+    if "attributes" not in node or "chunkstore" not in node.member("attributes"):
+        raise InvalidDataset(f"{where}: a Zarr node that is no chunkstore dataset; choose another URL")
+    return node.member("attributes").member("chunkstore").member("uuid").string("[0-9a-f]{32}")
+
+
+def commit_fragments(
+    store: Store,
+    dataset: str,
+    schema: Schema,
+    fragments: tuple[Fragment, ...],
+    statistics: Mapping[str, FieldStatistics],
+    *,
+    message: str,
+    create: bool,
+) -> Version:
+    """Make fragments visible, together, as the next version; their `first` is given here.
+
+    Loses no race but to give it another try: an append rebases on whatever version won, a creation gives way.
+
+    Raises:
+        DatasetExists: `create`, and somebody else's first version is there.
+        SchemaError: the schema of the dataset is another by now.
+        CommitConflict: a fragment was condemned by `gc`, or the race was lost too often.
+        StoreError: the store failed and did not tell, when asked again, whether it had taken the version.
+    """
+    writer = new_id()
+
+    def next_version(parent: Version | None) -> Version:
+        if parent is None:
+            return _version(dataset, 1, None, writer, message, schema, _renumber(fragments, 0), statistics, 0)
+        if not parent.schema.same_types(schema):
+            raise SchemaError(
+                f"{store.url}: version {parent.number} has another schema:\n{parent.schema!r}\nnot\n{schema!r}"
+            )
+        if lost := {f.id for f in fragments} & set(parent.condemned_fragments):
+            raise CommitConflict(f"{store.url}: fragment {lost.pop()} was condemned by gc; write the samples again")
+        added = _renumber(fragments, parent.next_sample_id)
+        merged = {name: _merge(parent.statistics[name], statistics[name]) for name in parent.schema}
+        return _version(
+            dataset, parent.number + 1, parent, writer, message, parent.schema, (*parent.fragments, *added), merged,
+            parent.next_sample_id,
+        )  # fmt: skip
+
+    return commit(store, next_version, create=create)
+
+
+def commit(store: Store, next_version: Callable[[Version | None], Version], *, create: bool) -> Version:
+    """Put the version that `next_version` makes of the latest one; again on the new latest whenever the race is lost."""
+    store.check_commits()
+    parent = find_latest(store)
+    for _ in range(MAX_ATTEMPTS):
+        if create and parent is not None:
+            raise DatasetExists(
+                f"{store.url}: version {parent.number} of a dataset is there; use append, or another URL"
+            )
+        version = next_version(parent)
+        if _put(store, version):
+            _write_hint(store, version.number)
+            return version
+        parent = _probe_from(store, version.number)
+    raise CommitConflict(
+        f"{store.url}: lost the race for the next version {MAX_ATTEMPTS} times; try again with fewer writers"
+    )
+
+
+def _put(store: Store, version: Version) -> bool:
+    """Put a version document; whether it is there and ours, however unclear the store's answer was."""
+    key, data = version_key(version.number), seal(version.to_json())
+    failure = None
+    for _ in range(3):
+        try:
+            if store.write_if_absent(key, data):
+                return True
+        except StoreError as error:
+            failure = error
+        there = _read_document(store, version.number)
+        if there is not None:
+            return there.writer == version.writer
+    raise StoreError(f"{store.url}/{key}: the commit failed and left nothing; run it again") from failure
+
+
+def _probe_from(store: Store, number: int) -> Version | None:
+    """The last version of the unbroken row that begins at `number`; None if there is none at `number`."""
+    with ThreadPoolExecutor(2, thread_name_prefix="chunkstore-open") as pool:
+        here, following = pool.submit(_read_document, store, number), pool.submit(_read_next, store, number + 1)
+        version, after = here.result(), following.result()
+    while version is not None and after is not None:
+        version, after = after, _read_next(store, after.number + 1)
+    return version
+
+
+def _read_next(store: Store, number: int) -> Version | None:
+    """A version that may not be there yet; without permission to list, S3 answers 403 for what is absent."""
+    try:
+        return _read_document(store, number)
+    except PermissionError:
+        return None
+
+
+def _read_document(store: Store, number: int) -> Version | None:
+    key = version_key(number)
+    where = f"{store.url}/{key}"
+    try:
+        data = store.read(key, limit_nbytes=MAX_DOCUMENT_NBYTES)
+    except FileNotFoundError:
+        return None
+    version = Version.from_json(unseal(data, where))
+    if version.number != number:
+        raise InvalidDataset(f"{where}: holds version {version.number}")
+    return version
+
+
+def _read_hint(store: Store) -> int | None:
+    """The number in the hint; None where it is absent or damaged, since it is only a hint."""
+    try:
+        return unseal(store.read(LATEST_KEY, limit_nbytes=1 << 16), LATEST_KEY).member("number").integer(1)
+    except (FileNotFoundError, InvalidDataset, ValueError):
+        return None
+
+
+def _write_hint(store: Store, number: int) -> None:
+    try:
+        store.write(LATEST_KEY, seal({"number": number}))
+    except StoreError:
+        pass  # the version is committed; readers probe forward from an older hint
+
+
+def _version(
+    dataset: str,
+    number: int,
+    parent: Version | None,
+    writer: str,
+    message: str,
+    schema: Schema,
+    fragments: tuple[Fragment, ...],
+    statistics: Mapping[str, FieldStatistics],
+    first: int,
+) -> Version:
+    own = sum(f.samples for f in fragments) - (parent.num_samples if parent else 0)
+    return Version(
+        dataset=dataset,
+        number=number,
+        parent=parent.number if parent else None,
+        writer=writer,
+        time=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        message=message,
+        schema=schema,
+        fragments=fragments,
+        statistics=statistics,
+        next_sample_id=first + own,
+        condemned_fragments=parent.condemned_fragments if parent else (),
+        condemned_versions=parent.condemned_versions if parent else (),
+    )
+
+
+def _renumber(fragments: tuple[Fragment, ...], first: int) -> tuple[Fragment, ...]:
+    renumbered = []
+    for fragment in fragments:
+        renumbered.append(Fragment(fragment.id, first, fragment.samples, fragment.block_rows, fragment.parts))
+        first += fragment.samples
+    return tuple(renumbered)
+
+
+def _merge(a: FieldStatistics, b: FieldStatistics) -> FieldStatistics:
+    empty = Statistics()
+    return {kind: a.get(kind, empty).merge(b.get(kind, empty)) for kind in {**a, **b}}

@@ -1,0 +1,308 @@
+"""Datasets: opening a version and reading its samples.
+
+`Dataset` answers `ds[7]`, `ds[[5, 3]]`, `ds["label"][10:20]`, and gives the loader columns of any rows. Immutable: a view is
+another Dataset over the same opened parts. Stands on `part.py`, which reads, and `present.py`, which shows.
+"""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from chunkstore.format.schema import Array, Field, Ragged, Schema, has_shapes, stored_dtype
+from chunkstore.format.versions import FieldStatistics, Version
+from chunkstore.kernels.columns import Column, RaggedColumn, take
+from chunkstore.plan.reads import Ints, Intervals, intervals_of_rows
+from chunkstore.store.cache import ChunkCache
+from chunkstore.store.commit import read_version
+from chunkstore.store.interface import Store
+from chunkstore.store.location import open_store
+from chunkstore.store.part import OpenPart
+from chunkstore.store.present import present_batch, present_sample
+
+CACHE_NBYTES = 64 << 20
+"""Decoded chunks kept for reads that want another part of them."""
+
+Url = str | os.PathLike[str]
+
+
+def open(  # noqa: A001  (the name users expect: cs.open)
+    url: Url,
+    *,
+    version: int | None = None,
+    decode: bool = True,
+    verify: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
+    filesystem: Any = None,
+) -> "Dataset":
+    """Open a version of a dataset for reading.
+
+    Args:
+        url: Path or URL: local, memory://, s3://, gs://, az://, http(s)://, or any fsspec URL.
+        version: Its number; the latest if None.
+        decode: Whether images come decoded, or as the bytes that are stored.
+        verify: Whether checksums of data are compared; metadata's always are.
+        storage_options: For the store, under obstore's names or s3fs's.
+        filesystem: An fsspec filesystem to read through instead; `url` is then a path in it.
+
+    Raises:
+        DatasetNotFound: there is no dataset at `url`, or no such version.
+        InvalidDataset: its metadata is damaged.
+        UnsupportedFormat: a newer format.
+    """
+    store = open_store(url, storage_options=storage_options, filesystem=filesystem)
+    return Dataset(store, read_version(store, version), decode=decode, verify=verify)
+
+
+class Dataset:
+    """A version of a dataset, or a view of some of its fields. Made by `chunkstore.open`.
+
+    Safe for threads. Pickles as its URL and version, and is opened again where it arrives.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        version: Version,
+        *,
+        schema: Schema | None = None,
+        decode: bool = True,
+        verify: bool = True,
+        parts: "_Parts | None" = None,
+    ) -> None:
+        self._store = store
+        self._version = version
+        self._decode = decode
+        self._verify = verify
+        self.schema = schema or version.schema
+        self._parts = parts or _Parts(store, version)
+
+    @property
+    def url(self) -> str:
+        """Where the dataset is, without credentials."""
+        return self._store.url
+
+    @property
+    def uuid(self) -> str:
+        """The dataset's identity, the same in all versions."""
+        return self._version.dataset
+
+    @property
+    def version(self) -> int:
+        """Number of the version."""
+        return self._version.number
+
+    @property
+    def version_document(self) -> Version:
+        """The version's document: fragments, message, time."""
+        return self._version
+
+    @property
+    def statistics(self) -> Mapping[str, FieldStatistics]:
+        """Per field: statistics of its "values", of its samples' "lengths", or both."""
+        return {name: self._version.statistics[name] for name in self.schema}
+
+    def __len__(self) -> int:
+        return self._version.num_samples
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.url!r}, version={self.version}, samples={len(self)}, schema={self.schema!r})"
+
+    def __getitem__(self, key: Any) -> Any:
+        """Samples or a field.
+
+        `ds[7]` is a sample: a dict of field to value. `ds[10:20]`, `ds[[5, 3, -1]]` and `ds[mask]` are batches: dicts of columns,
+        see `FieldView`. `ds["label"]` is a field.
+
+        Raises:
+            IndexError: a sample is not there.
+            KeyError: a field is not there.
+        """
+        if isinstance(key, str):
+            if key not in self.schema:
+                raise KeyError(f"no field {key!r}; the fields are {', '.join(self.schema)}")
+            return FieldView(self, key)
+        if _is_integer(key):
+            columns = self.read(self._positions([key]))
+            return {n: present_sample(n, self.schema[n], columns[n], decode=self._decode) for n in self.schema}
+        columns = self.read(self._positions(key))
+        return {n: present_batch(n, self.schema[n], columns[n], decode=self._decode) for n in self.schema}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The samples at `indices` as a list of dicts, read together: torch's DataLoader asks for batches this way."""
+        columns = self.read(self._positions(indices))
+        fields = self.schema.items()
+        return [
+            {n: present_sample(n, field, columns[n], i, decode=self._decode) for n, field in fields}
+            for i in range(len(indices))
+        ]
+
+    def select(self, *names: str) -> "Dataset":
+        """The same samples with some fields only; nothing else is read.
+
+        Raises:
+            SchemaError: a field is not there.
+        """
+        return Dataset(
+            self._store,
+            self._version,
+            schema=self.schema.select(names),
+            decode=self._decode,
+            verify=self._verify,
+            parts=self._parts,
+        )
+
+    def read(self, positions: Ints, names: Sequence[str] | None = None) -> dict[str, Column]:
+        """Columns of the samples at `positions`, in that order; any order, repeats allowed.
+
+        Args:
+            positions: int64 indices in [0, len(self)).
+            names: Fields, all of the view if None.
+        """
+        names = tuple(self.schema) if names is None else names
+        ascending = len(positions) < 2 or bool((positions[1:] > positions[:-1]).all())
+        if ascending:
+            return self.read_intervals(intervals_of_rows(positions), names)
+        unique, inverse = np.unique(positions, return_inverse=True)
+        columns = self.read_intervals(intervals_of_rows(unique), names)
+        return {name: take(column, inverse.astype(np.int64)) for name, column in columns.items()}
+
+    def read_intervals(self, intervals: Intervals, names: Sequence[str] | None = None) -> dict[str, Column]:
+        """Columns of the samples in sorted, disjoint intervals of positions, in that order."""
+        names = tuple(self.schema) if names is None else names
+        pieces = self._parts.locate(intervals)
+        columns = {}
+        for name in names:
+            field = self.schema[name]
+            read = [self._parts.of(f, name).read(name, field, rows, verify=self._verify) for f, rows in pieces]
+            columns[name] = _concatenated(field, read)
+        return columns
+
+    def _positions(self, key: Any) -> Ints:
+        n = len(self)
+        if isinstance(key, slice):
+            return np.arange(*key.indices(n), dtype=np.int64)
+        indices = np.asarray(key)
+        if indices.dtype == bool:
+            if indices.shape != (n,):
+                raise IndexError(f"a mask of shape {indices.shape} for {n} samples")
+            return np.flatnonzero(indices).astype(np.int64)
+        if indices.size == 0:
+            return np.empty(0, np.int64)
+        if indices.ndim != 1 or indices.dtype.kind not in "iu":
+            raise IndexError(f"samples are chosen by an integer, a slice, a list of integers or a mask, not {key!r}")
+        if indices.min() < -n or indices.max() >= n:
+            bad = indices[(indices < -n) | (indices >= n)][0]
+            raise IndexError(f"sample {bad} of a dataset of {n}")
+        indices = indices.astype(np.int64)
+        return np.where(indices < 0, indices + n, indices)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_reopened, (self._store, self.version, tuple(self.schema), self._decode, self._verify))
+
+
+class FieldView:
+    """One field of a dataset: `ds["label"][10:20]`.
+
+    An integer gives a sample's value; a slice, list or mask gives a column: an ndarray (samples, *shape) for `Array`, a
+    `RaggedBatch` for `Ragged`, a list for `Text`, `Bytes` and `Image`.
+    """
+
+    def __init__(self, dataset: Dataset, name: str) -> None:
+        self._dataset = dataset.select(name)
+        self.name = name
+
+    @property
+    def type(self) -> Field:
+        """The field's type."""
+        return self._dataset.schema[self.name]
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._dataset[key][self.name]
+
+    def __repr__(self) -> str:
+        return f"FieldView({self.name!r}: {self.type!r}, samples={len(self)})"
+
+
+class _Parts:
+    """The parts of a version, opened when first read, shared by all views of it."""
+
+    def __init__(self, store: Store, version: Version) -> None:
+        self._store = store
+        self._version = version
+        self._edges = np.cumsum([0, *(f.samples for f in version.fragments)])
+        self._reset()
+        self._pid = os.getpid()
+
+    def _reset(self) -> None:
+        self._cache = ChunkCache(CACHE_NBYTES)
+        self._opened: dict[str, OpenPart] = {}
+        self._lock = threading.Lock()
+
+    def locate(self, intervals: Intervals) -> list[tuple[int, Intervals]]:
+        """Sorted intervals of positions, as (fragment number, intervals of its rows)."""
+        if len(intervals) == 0:
+            return []
+        edges = self._edges
+        first = int(np.searchsorted(edges, intervals[0, 0], side="right")) - 1
+        last = int(np.searchsorted(edges, intervals[-1, 1], side="left"))
+        located = []
+        for fragment in range(first, last):
+            low, high = edges[fragment], edges[fragment + 1]
+            own = intervals[(intervals[:, 0] < high) & (intervals[:, 1] > low)]
+            if len(own):
+                located.append((fragment, np.clip(own, low, high) - low))
+        return located
+
+    def of(self, number: int, name: str) -> OpenPart:
+        """The opened part of a fragment that holds a field."""
+        if os.getpid() != self._pid:  # a forked child: locks may be held by threads that do not exist here
+            self._reset()
+            self._pid = os.getpid()
+        fragment = self._version.fragments[number]
+        part = fragment.part_of(name)
+        with self._lock:
+            opened = self._opened.get(part.path)
+        if opened is None:
+            opened = OpenPart(self._store, fragment, part, self._version.schema, int(self._edges[number]), self._cache)
+            with self._lock:
+                opened = self._opened.setdefault(part.path, opened)
+        return opened
+
+
+def _reopened(store: Store, number: int, names: tuple[str, ...], decode: bool, verify: bool) -> Dataset:
+    dataset = Dataset(store, read_version(store, number), decode=decode, verify=verify)
+    return dataset if names == tuple(dataset.schema) else dataset.select(*names)
+
+
+def _is_integer(key: Any) -> bool:
+    return hasattr(key, "__index__") and not isinstance(key, bool) and np.ndim(key) == 0
+
+
+def _concatenated(field: Field, columns: list[Column]) -> Column:
+    if len(columns) == 1:
+        return columns[0]
+    if not columns:
+        return empty_column(field)
+    ragged = [c for c in columns if isinstance(c, RaggedColumn)]
+    if not ragged:
+        return np.concatenate([c for c in columns if isinstance(c, np.ndarray)])
+    bases = np.cumsum([0, *(len(c.values) for c in ragged[:-1])])
+    offsets = np.concatenate([[0], *(c.offsets[1:] + base for c, base in zip(ragged, bases, strict=True))])
+    shapes = [c.shapes for c in ragged if c.shapes is not None]
+    return RaggedColumn(
+        np.concatenate([c.values for c in ragged]), offsets.astype(np.int64), np.concatenate(shapes) if shapes else None
+    )
+
+
+def empty_column(field: Field) -> Column:
+    """A column of no samples."""
+    if isinstance(field, Array):
+        return np.empty((0, *field.shape), stored_dtype(field))
+    shapes = np.empty((0, len(field.shape)), np.int64) if isinstance(field, Ragged) and has_shapes(field) else None
+    return RaggedColumn(np.empty(0, stored_dtype(field)), np.zeros(1, np.int64), shapes)

@@ -1,0 +1,250 @@
+"""The sinks of a field: which Zarr arrays hold it, and with which codecs.
+
+A fixed-shape field is one array. A ragged one is a group of values, spans, shapes where samples have more than one dimension, and
+crcs where values are stored as they came. Before it: `encode.py` with checked columns; after it: `sinks.py`.
+
+Source: docs/spec/v1.md, "Fields"; docs/decisions/001-chunk-shard-codec.md for what "auto" chooses.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chunkstore._native import crc32c
+from chunkstore.format.codecs import ChunkCodecs, Compressor
+from chunkstore.format.documents import Json
+from chunkstore.format.metadata import ArrayMetadata, group_to_json
+from chunkstore.format.schema import Array, Field, Image, Ragged, field_to_json, has_shapes, stored_dtype
+from chunkstore.format.statistics import Statistics
+from chunkstore.format.versions import FieldStatistics, StoredObject
+from chunkstore.kernels.codecs import encode_chunk
+from chunkstore.kernels.columns import Column, RaggedColumn
+from chunkstore.store.interface import Store
+from chunkstore.store.present import bfloat16_to_float32
+from chunkstore.store.sinks import ArraySink, ChooseCodecs, Workers
+
+PAYS_RATIO = 0.9
+"""Compression is chosen where it leaves at most this share of the bytes."""
+TRIED_NBYTES = 1 << 20
+"""How much of the first rows compression is tried on."""
+
+_PLAIN = ChunkCodecs(None, crc32c=False)
+_INDEX_CODECS = ChunkCodecs(Compressor("blosc", 5, "zstd", "shuffle", 8), crc32c=True)
+
+
+class FixedSink:
+    """Writes an `Array` field."""
+
+    def __init__(self, store: Store, part: str, name: str, field: Array, workers: Workers) -> None:
+        self._name, self._field = name, field
+        self._sink = ArraySink(
+            store,
+            f"{part}/{name}",
+            field.shape,
+            stored_dtype(field),
+            ("sample", *(f"{name}_{i + 1}" for i in range(len(field.shape)))),
+            workers,
+            _chooser(field, plain_codecs=ChunkCodecs(None, crc32c=True)),
+            chunk=field.chunk,
+            shard=field.shard,
+            measure=_measure(field),
+        )
+
+    @property
+    def sinks(self) -> dict[str, ArraySink]:
+        """The arrays by path in the part."""
+        return {self._name: self._sink}
+
+    @property
+    def nbytes(self) -> int:
+        """Decoded bytes of the samples so far."""
+        return self._sink.nbytes
+
+    def append(self, column: Column) -> None:
+        """Take a checked column."""
+        assert isinstance(column, np.ndarray)
+        self._sink.append(column)
+
+    def finish(self) -> None:
+        """Send what is left on its way."""
+        self._sink.finish()
+
+    def statistics(self) -> FieldStatistics:
+        """Of the values."""
+        return {"values": self._sink.statistics}
+
+    def documents(self) -> dict[str, dict[str, Json]]:
+        """The `zarr.json` of every node of the field, by path in the part."""
+        return {self._name: _described(self._sink.metadata(), self._field)}
+
+
+class RaggedSink:
+    """Writes a `Ragged`, `Image`, `Text` or `Bytes` field."""
+
+    def __init__(self, store: Store, part: str, name: str, field: Field, workers: Workers) -> None:
+        self._name, self._field = name, field
+        dtype = stored_dtype(field)
+        chunk = field.chunk if isinstance(field.chunk, int) else None
+
+        def sink(
+            path: str, row_shape: tuple[int, ...], dtype: str, names: tuple[str, ...], choose: ChooseCodecs
+        ) -> ArraySink:
+            key = f"{part}/{name}/{path}"
+            return ArraySink(store, key, row_shape, np.dtype(dtype).newbyteorder("<"), names, workers, choose)
+
+        self._values = ArraySink(
+            store,
+            f"{part}/{name}/values",
+            (),
+            dtype,
+            (f"{name}_value",),
+            workers,
+            _chooser(field, plain_codecs=_PLAIN),
+            chunk=chunk,
+            shard=field.shard,
+            measure=_measure(field) if isinstance(field, Ragged) else None,
+        )
+        self._spans = sink("spans", (2,), "int64", ("sample", f"{name}_span"), lambda *_: _INDEX_CODECS)
+        self._shape = None
+        if isinstance(field, Ragged) and has_shapes(field):
+            rank = len(field.shape)
+            self._shape = sink("shape", (rank,), "int64", ("sample", f"{name}_rank"), lambda *_: _INDEX_CODECS)
+        self._crc = sink("crc", (), "uint32", ("sample",), lambda *_: ChunkCodecs(None, crc32c=True))
+        self._pending_crcs: list[npt.NDArray[np.uint32]] = []
+        self._lengths = Statistics()
+
+    @property
+    def sinks(self) -> dict[str, ArraySink]:
+        """The arrays by path in the part."""
+        own = {"values": self._values, "spans": self._spans}
+        if self._shape is not None:
+            own["shape"] = self._shape
+        if self._values.codecs == _PLAIN:
+            own["crc"] = self._crc
+        return {f"{self._name}/{path}": sink for path, sink in own.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Decoded bytes of the samples so far, what finds them included."""
+        return self._values.nbytes + self._spans.nbytes + (self._shape.nbytes if self._shape else 0)
+
+    def append(self, column: Column) -> None:
+        """Take a checked column."""
+        assert isinstance(column, RaggedColumn)
+        base = self._values.num_rows
+        self._spans.append(np.stack([column.offsets[:-1], column.offsets[1:]], axis=1) + base)
+        if self._shape is not None and column.shapes is not None:
+            self._shape.append(column.shapes)
+        self._lengths = self._lengths.merge(Statistics.of(np.diff(column.offsets)))
+        self._append_crcs(column)
+        self._values.append(column.values)
+
+    def finish(self) -> None:
+        """Send what is left on its way."""
+        self._values.finish()
+        self._spans.finish()
+        if self._shape is not None:
+            self._shape.finish()
+        if self._values.codecs == _PLAIN:
+            self._flush_crcs()
+            self._crc.finish()
+
+    def statistics(self) -> FieldStatistics:
+        """Of the lengths, and of the values where they are numbers."""
+        lengths: FieldStatistics = {"lengths": self._lengths}
+        return {"values": self._values.statistics, **lengths} if isinstance(self._field, Ragged) else lengths
+
+    def documents(self) -> dict[str, dict[str, Json]]:
+        """The `zarr.json` of every node of the field, by path in the part."""
+        group = group_to_json({"chunkstore": {"field": field_to_json(self._field)}})
+        return {self._name: group, **{path: sink.metadata().to_json() for path, sink in self.sinks.items()}}
+
+    def _append_crcs(self, column: RaggedColumn) -> None:
+        """Samples' crcs are kept back until it is known whether values are stored as they came, and dropped if not."""
+        if self._values.codecs not in (None, _PLAIN):
+            self._pending_crcs.clear()
+            return
+        raw = column.values.view(np.uint8)
+        bounds = (column.offsets * column.values.itemsize).tolist()
+        crcs = [crc32c(raw[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+        self._pending_crcs.append(np.array(crcs, np.uint32))
+        if self._values.codecs == _PLAIN:
+            self._flush_crcs()
+
+    def _flush_crcs(self) -> None:
+        for crcs in self._pending_crcs:
+            self._crc.append(crcs)
+        self._pending_crcs.clear()
+
+
+FieldSink = FixedSink | RaggedSink
+
+
+def open_sink(store: Store, part: str, name: str, field: Field, workers: Workers) -> FieldSink:
+    """The sink of a field of any type; `part` is the part's key."""
+    if isinstance(field, Array):
+        return FixedSink(store, part, name, field, workers)
+    return RaggedSink(store, part, name, field, workers)
+
+
+def stored_objects(sink: FieldSink) -> dict[str, StoredObject]:
+    """The shards that a sink has written, by key in the part."""
+    return {f"{path}/{key}": stored for path, array in sink.sinks.items() for key, stored in array.objects.items()}
+
+
+def named_codecs(codec: str, typesize: int) -> Compressor:
+    """The compressor a user named: "blosc-lz4", "zstd-3"…"""
+    name, level = codec, None
+    if codec.rpartition("-")[2].isdigit():
+        name, _, digits = codec.rpartition("-")
+        level = int(digits)
+    match name:
+        case "blosc-lz4":
+            return Compressor("blosc", 5 if level is None else min(level, 9), "lz4", _shuffle(typesize), typesize)
+        case "blosc-zstd":
+            return Compressor("blosc", 3 if level is None else min(level, 9), "zstd", _shuffle(typesize), typesize)
+        case "zstd":
+            return Compressor("zstd", 3 if level is None else min(level, 22))
+        case _:
+            return Compressor("gzip", 5 if level is None else min(level, 9))
+
+
+def _chooser(field: Field, *, plain_codecs: ChunkCodecs) -> ChooseCodecs:
+    typesize = stored_dtype(field).itemsize
+    if field.codec is None or (field.codec == "auto" and isinstance(field, Image)):
+        return lambda rows, chunk_nbytes: plain_codecs
+    if field.codec != "auto":
+        named = ChunkCodecs(named_codecs(field.codec, typesize), crc32c=True)
+        return lambda rows, chunk_nbytes: named
+    names = ("blosc-lz4", "blosc-zstd") if isinstance(field, Array | Ragged) else ("blosc-zstd",)
+
+    def choose(rows: npt.NDArray[Any], chunk_nbytes: int) -> ChunkCodecs:
+        """The fastest compressor that pays: the first, unless the next leaves a quarter less."""
+        tried = rows.reshape(-1)[: max(1, min(TRIED_NBYTES, max(chunk_nbytes, 1 << 16)) // rows.itemsize)]
+        if tried.size == 0:
+            return plain_codecs
+        best, best_ratio = plain_codecs, PAYS_RATIO
+        for name in names:
+            codecs = ChunkCodecs(named_codecs(name, typesize), crc32c=True)
+            ratio = len(encode_chunk(codecs, tried)) / tried.nbytes
+            if ratio < best_ratio * (1 if best is plain_codecs else 0.75):
+                best, best_ratio = codecs, ratio
+        return best
+
+    return choose
+
+
+def _shuffle(typesize: int) -> Any:
+    return "shuffle" if typesize > 1 else "noshuffle"
+
+
+def _measure(field: Array | Ragged) -> Callable[[npt.NDArray[Any]], Statistics]:
+    if field.dtype == "bfloat16":
+        return lambda rows: Statistics.of(bfloat16_to_float32(rows))
+    return Statistics.of
+
+
+def _described(metadata: ArrayMetadata, field: Field) -> dict[str, Json]:
+    return {**metadata.to_json(), "attributes": {"chunkstore": {"field": field_to_json(field)}}}

@@ -1,0 +1,234 @@
+"""An opened part: reading samples of its fields.
+
+Opening reads the part's object list, whose checksum the version document holds, and its consolidated metadata, whose checksum the
+list holds; everything is checked against the schema before any sample is read. Gives columns (`kernels/columns.py`) of stored
+values; what a user sees is made of them by `present.py`. Damage is reported with object, field and samples, never served.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chunkstore._native import crc32c
+from chunkstore.errors import CorruptChunk, CorruptSample, InvalidDataset, MissingObject
+from chunkstore.format.documents import parse_json, unseal
+from chunkstore.format.metadata import ArrayMetadata
+from chunkstore.format.schema import Array, Field, Ragged, Schema, has_shapes, stored_dtype
+from chunkstore.format.versions import OBJECTS_NAME, Fragment, Part, StoredObject, objects_from_json
+from chunkstore.kernels.columns import Column, RaggedColumn
+from chunkstore.plan.reads import Intervals
+from chunkstore.store.array import DamagedRows, StoredArray
+from chunkstore.store.cache import ChunkCache
+from chunkstore.store.interface import Store
+
+MAX_METADATA_NBYTES = 64 << 20
+
+
+class OpenPart:
+    """A part of a fragment, its metadata read and checked.
+
+    Args:
+        store: The dataset's.
+        fragment: The fragment whose samples it holds.
+        part: Its line in the version document.
+        schema: The dataset's.
+        position: Index in the version of the fragment's first sample, for messages.
+        cache: For chunks wanted in pieces.
+    """
+
+    def __init__(
+        self, store: Store, fragment: Fragment, part: Part, schema: Schema, position: int, cache: ChunkCache
+    ) -> None:
+        self._store = store
+        self._part = part
+        self._position = position
+        self._num_samples = fragment.samples
+        objects = self._read_objects()
+        metadata = self._read_metadata(objects)
+        self._arrays: dict[str, StoredArray] = {}
+        for name in part.fields:
+            if name in schema:
+                for path, expected in self._expected_arrays(name, schema[name], metadata).items():
+                    self._arrays[path] = self._open_array(path, metadata[path], expected, objects, cache)
+
+    def read(self, name: str, field: Field, intervals: Intervals, *, verify: bool = True) -> Column:
+        """The samples of `intervals` (rows of the fragment, sorted, none twice) of one field.
+
+        Raises:
+            CorruptChunk, CorruptSample: stored bytes fail a check.
+            MissingObject: a shard is absent.
+            InvalidDataset: spans or shapes contradict each other.
+        """
+        if isinstance(field, Array):
+            return self._read_rows(name, name, intervals, verify=verify)
+        return self._read_ragged(name, field, intervals, verify=verify)
+
+    def _read_rows(self, name: str, path: str, intervals: Intervals, *, verify: bool) -> npt.NDArray[Any]:
+        try:
+            return self._arrays[path].read(intervals, verify=verify)
+        except DamagedRows as damage:
+            raise CorruptChunk(self._told(damage, name, damage.start, damage.stop)) from damage
+
+    def _read_ragged(self, name: str, field: Field, intervals: Intervals, *, verify: bool) -> RaggedColumn:
+        values = self._arrays[f"{name}/values"]
+        spans = self._read_rows(name, f"{name}/spans", intervals, verify=verify)
+        offsets = self._check_spans(name, spans, values.metadata.shape[0])
+        wanted = spans[spans[:, 1] > spans[:, 0]].astype(np.int64)
+        joined = _join_adjacent(wanted)
+        try:
+            data = values.read(joined, verify=verify)
+        except DamagedRows as damage:
+            rows = _rows(intervals)[(spans[:, 0] < damage.stop) & (spans[:, 1] > damage.start)]
+            raise CorruptChunk(self._told(damage, name, int(rows[0]), int(rows[-1]) + 1)) from damage
+        if verify and values.metadata.is_plain:
+            self._verify_samples(name, values, intervals, spans, offsets, data)
+        shapes = None
+        if has_shapes(field) and isinstance(field, Ragged):
+            shapes = self._read_rows(name, f"{name}/shape", intervals, verify=verify).astype(np.int64, copy=False)
+            self._check_shapes(name, field, shapes, np.diff(offsets))
+        return RaggedColumn(data, offsets, shapes)
+
+    def _verify_samples(
+        self,
+        name: str,
+        values: StoredArray,
+        intervals: Intervals,
+        spans: npt.NDArray[Any],
+        offsets: npt.NDArray[np.int64],
+        data: npt.NDArray[Any],
+    ) -> None:
+        """Check each sample against its own crc; fetch one that fails once more before giving it up."""
+        stored = self._read_rows(name, f"{name}/crc", intervals, verify=True)
+        raw, itemsize = data.view(np.uint8), data.itemsize
+        bounds = (offsets * itemsize).tolist()
+        for i, expected in enumerate(stored.tolist()):
+            if crc32c(raw[bounds[i] : bounds[i + 1]]) == expected:
+                continue
+            again = values.read(spans[i : i + 1].astype(np.int64))
+            if (computed := crc32c(again.view(np.uint8))) != expected:
+                sample = self._position + int(_rows(intervals)[i])
+                shard = int(spans[i, 0]) // values.metadata.shard_shape[0]
+                raise CorruptSample(
+                    f"crc32c mismatch in {self._store.url}/{self._part.path}/{name}/values/{values.metadata.shard_key(shard)}, "
+                    f"values {spans[i, 0]}–{spans[i, 1]} (field {name!r}, sample {sample}): stored {expected:08x}, computed "
+                    f"{computed:08x}. Restore the object, or append the samples again."
+                )
+            data[offsets[i] : offsets[i + 1]] = again
+
+    def _told(self, damage: DamagedRows, name: str, start: int, stop: int) -> str:
+        first, last = self._position + start, self._position + stop - 1
+        samples = f"sample {first}" if first == last else f"samples {first}–{last}"
+        return f"{damage.reason} in {damage.where} (field {name!r}, {samples}). Restore the object, or append the samples again."
+
+    def _check_spans(self, name: str, spans: npt.NDArray[Any], num_values: int) -> npt.NDArray[np.int64]:
+        ordered = (spans[:, 0] <= spans[:, 1]).all() and (spans[1:, 0] >= spans[:-1, 1]).all()
+        if len(spans) and not (ordered and spans[0, 0] >= 0 and spans[-1, 1] <= num_values):
+            raise InvalidDataset(f"{self._store.url}/{self._part.path}/{name}/spans: spans overlap or leave the values")
+        offsets = np.zeros(len(spans) + 1, np.int64)
+        np.cumsum(spans[:, 1] - spans[:, 0], out=offsets[1:])
+        return offsets
+
+    def _check_shapes(
+        self, name: str, field: Ragged, shapes: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    ) -> None:
+        fixed = [(axis, n) for axis, n in enumerate(field.shape) if n is not None]
+        agree = all((shapes[:, axis] == n).all() for axis, n in fixed) and (shapes >= 0).all()
+        # float64 tells a product that overflows int64 from one that happens to fit
+        if not agree or (shapes.prod(axis=1) != lengths).any() or (shapes.astype(float).prod(axis=1) > 2.0**62).any():
+            raise InvalidDataset(
+                f"{self._store.url}/{self._part.path}/{name}/shape: shapes do not agree with {field.shape} or the spans"
+            )
+
+    def _expected_arrays(
+        self, name: str, field: Field, metadata: dict[str, ArrayMetadata]
+    ) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+        """Path → (dtype, shape, None where any length will do) of the arrays that hold a field."""
+        n = self._num_samples
+        if isinstance(field, Array):
+            return {name: (stored_dtype(field).name, (n, *field.shape))}
+        expected: dict[str, tuple[str, tuple[int | None, ...]]] = {
+            f"{name}/values": (stored_dtype(field).name, (None,)),
+            f"{name}/spans": ("int64", (n, 2)),
+        }
+        if has_shapes(field) and isinstance(field, Ragged):
+            expected[f"{name}/shape"] = ("int64", (n, len(field.shape)))
+        values = metadata.get(f"{name}/values")
+        if values is not None and values.is_plain:
+            expected[f"{name}/crc"] = ("uint32", (n,))
+        if missing := [path for path in expected if path not in metadata]:
+            raise InvalidDataset(f"{self._store.url}/{self._part.path}: the array {missing[0]} is missing")
+        return expected
+
+    def _open_array(
+        self,
+        path: str,
+        metadata: ArrayMetadata,
+        expected: tuple[str, tuple[int | None, ...]],
+        objects: dict[str, StoredObject],
+        cache: ChunkCache,
+    ) -> StoredArray:
+        dtype, shape = expected
+        fits = len(shape) == len(metadata.shape) and all(
+            e is None or e == n for e, n in zip(shape, metadata.shape, strict=True)
+        )
+        if metadata.dtype != dtype or not fits:
+            raise InvalidDataset(
+                f"{self._store.url}/{self._part.path}/{path}: {metadata.dtype}{list(metadata.shape)}, but the schema and the "
+                f"version say {dtype}{list(shape)}"
+            )
+        own = {key.removeprefix(f"{path}/"): stored for key, stored in objects.items() if key.startswith(f"{path}/")}
+        return StoredArray(self._store, f"{self._part.path}/{path}", metadata, own, cache)
+
+    def _read_objects(self) -> dict[str, StoredObject]:
+        data, where = self._document(OBJECTS_NAME, self._part.objects_nbytes, self._part.objects_crc32c)
+        return objects_from_json(unseal(data, where))
+
+    def _read_metadata(self, objects: dict[str, StoredObject]) -> dict[str, ArrayMetadata]:
+        stored = objects.get("zarr.json")
+        if stored is None or stored.nbytes > MAX_METADATA_NBYTES:
+            raise InvalidDataset(
+                f"{self._store.url}/{self._part.path}/{OBJECTS_NAME}: names no zarr.json of reasonable size"
+            )
+        data, where = self._document("zarr.json", stored.nbytes, stored.crc32c)
+        group = parse_json(data, where)
+        consolidated = group.member("consolidated_metadata").member("metadata")
+        return {
+            path: ArrayMetadata.from_json(member)
+            for path, member in consolidated.members()
+            if member.member("node_type").value == "array"
+        }
+
+    def _document(self, name: str, nbytes: int, checksum: int) -> tuple[bytes, str]:
+        key = f"{self._part.path}/{name}"
+        where = f"{self._store.url}/{key}"
+        for attempt in (1, 2):
+            try:
+                data = self._store.read(key, limit_nbytes=nbytes)
+            except FileNotFoundError as error:
+                raise MissingObject(f"{where} is named by the version but absent from the store; restore it") from error
+            except ValueError as error:
+                raise InvalidDataset(f"{where}: longer than the {nbytes} bytes recorded; restore the object") from error
+            if len(data) == nbytes and (computed := crc32c(data)) == checksum:
+                return data, where
+            if attempt == 2 and len(data) != nbytes:
+                raise InvalidDataset(f"{where}: {len(data)} bytes, {nbytes} recorded; restore the object")
+        raise InvalidDataset(
+            f"{where}: crc32c mismatch: stored {checksum:08x}, computed {computed:08x}; restore the object"
+        )
+
+
+def _rows(intervals: Intervals) -> npt.NDArray[np.int64]:
+    lengths = intervals[:, 1] - intervals[:, 0]
+    within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(intervals[:, 0], lengths) + within
+
+
+def _join_adjacent(spans: npt.NDArray[np.int64]) -> Intervals:
+    """Spans in order, those that touch made one."""
+    if len(spans) == 0:
+        return spans
+    breaks = np.flatnonzero(spans[1:, 0] != spans[:-1, 1])
+    starts = spans[np.concatenate([[0], breaks + 1]), 0]
+    stops = spans[np.concatenate([breaks, [len(spans) - 1]]), 1]
+    return np.stack([starts, stops], axis=1)

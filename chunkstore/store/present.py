@@ -1,0 +1,121 @@
+"""From stored columns to what a user sees, and to nothing else.
+
+ds[7] gives scalars, arrays, str, bytes and decoded images; a batch gives arrays, `RaggedBatch` and lists. Stands after `part.py`
+and `loader/prefetch.py`, before the user; reads nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chunkstore.errors import CorruptSample
+from chunkstore.format.schema import Array, Bytes, Field, Image, Ragged, Text
+from chunkstore.kernels.columns import Column, RaggedColumn
+from chunkstore.kernels.images import decode_image
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RaggedBatch:
+    """Samples of differing length, one after another; as a sequence, the samples.
+
+    Attributes:
+        values: All values: (values, *fixed dimensions) where only the first dimension differs, else 1-D.
+        offsets: int64 (samples + 1,): sample i is values[offsets[i]:offsets[i + 1]], reshaped to shapes[i] if given.
+        shapes: int64 (samples, rank) where more than the first dimension differs, else None.
+    """
+
+    values: Any
+    offsets: Any
+    shapes: Any = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> Any:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"sample {i} of a batch of {len(self)}")
+        i %= len(self)
+        values = self.values[int(self.offsets[i]) : int(self.offsets[i + 1])]
+        return values if self.shapes is None else values.reshape([int(n) for n in self.shapes[i]])
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"RaggedBatch(samples={len(self)}, values={tuple(self.values.shape)}, dtype={self.values.dtype})"
+
+
+Batch = dict[str, Any]
+
+
+def present_batch(name: str, field: Field, column: Column, *, decode: bool = True) -> Any:
+    """A column as batches hold it.
+
+    Returns:
+        `Array`: ndarray (samples, *shape); bfloat16 as float32, which holds it exactly. `Ragged`: `RaggedBatch`. `Text`: list of
+        str. `Bytes`: list of bytes. `Image`: list of uint8 arrays, or of the encoded bytes if not `decode`.
+
+    Raises:
+        CorruptSample: text that is no UTF-8, an image that does not decode.
+    """
+    if isinstance(field, Array):
+        assert isinstance(column, np.ndarray)
+        return _numbers(field, column)
+    assert isinstance(column, RaggedColumn)
+    if isinstance(field, Ragged):
+        return _ragged(field, column)
+    return [_decoded(name, field, _sample_bytes(column, i), i, decode=decode) for i in range(len(column))]
+
+
+def present_sample(name: str, field: Field, column: Column, i: int = 0, *, decode: bool = True) -> Any:
+    """Sample i of a column as `ds[i]` gives it: a NumPy scalar or array, str, bytes, or a decoded image."""
+    if isinstance(field, Array):
+        assert isinstance(column, np.ndarray)
+        return _numbers(field, column)[i]
+    assert isinstance(column, RaggedColumn)
+    if isinstance(field, Ragged):
+        return _ragged(field, column)[i]
+    return _decoded(name, field, _sample_bytes(column, i), i, decode=decode)
+
+
+def bfloat16_to_float32(bits: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """The numbers whose bfloat16 bits these uint16 are; exact, since bfloat16 is float32's upper half."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def ragged_batch(field: Ragged, values: Any, column: RaggedColumn) -> RaggedBatch:
+    """A `RaggedBatch` over `values`, which are the column's in any array library."""
+    if column.shapes is None:
+        return RaggedBatch(values, column.offsets)
+    if None in field.shape[1:]:
+        return RaggedBatch(values, column.offsets, column.shapes)
+    fixed = [int(n) for n in field.shape[1:] if n is not None]
+    width = int(np.prod(fixed))
+    if width == 0:
+        offsets = np.concatenate([[0], np.cumsum(column.shapes[:, 0])])
+        return RaggedBatch(values.reshape([int(offsets[-1]), *fixed]), offsets)
+    return RaggedBatch(values.reshape([-1, *fixed]), column.offsets // width)
+
+
+def _numbers(field: Array | Ragged, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return bfloat16_to_float32(values) if field.dtype == "bfloat16" else values
+
+
+def _ragged(field: Ragged, column: RaggedColumn) -> RaggedBatch:
+    return ragged_batch(field, _numbers(field, column.values), column)
+
+
+def _sample_bytes(column: RaggedColumn, i: int) -> bytes:
+    return column.values[column.offsets[i] : column.offsets[i + 1]].tobytes()
+
+
+def _decoded(name: str, field: Text | Bytes | Image, data: bytes, i: int, *, decode: bool) -> Any:
+    if isinstance(field, Bytes) or (isinstance(field, Image) and not decode):
+        return data
+    try:
+        return str(data, "utf-8") if isinstance(field, Text) else decode_image(data, field.format, field.mode)
+    except ValueError as error:
+        raise CorruptSample(f"field {name!r}, sample {i} of this read: {error}") from error

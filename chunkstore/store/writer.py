@@ -1,0 +1,257 @@
+"""Writing: samples in, one fragment out, one commit at the end.
+
+A `Writer` checks samples against the schema before anything of them is kept, streams them through the fields' sinks, and on leaving
+its `with` block writes the fragment's metadata and commits. Whatever happens before the commit, the dataset is as it was. Before
+it: the user or a converter; after it: `commit.py`.
+
+Source: docs/spec/v1.md, "Writing a fragment".
+"""
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from chunkstore._native import crc32c
+from chunkstore.errors import DatasetExists, SampleError, StoreError
+from chunkstore.format.documents import Json, seal
+from chunkstore.format.layout import plan_block_rows
+from chunkstore.format.metadata import group_to_json, zarr_json
+from chunkstore.format.schema import Field, Schema
+from chunkstore.format.versions import FORMAT, OBJECTS_NAME, FieldStatistics, Fragment, Part, StoredObject, objects_to_json
+from chunkstore.store.commit import commit_fragments, create_root, find_latest, new_id, read_latest
+from chunkstore.store.encode import column_length, encode_column, encode_sample
+from chunkstore.store.fields import open_sink, stored_objects
+from chunkstore.store.interface import Store
+from chunkstore.store.location import open_store
+from chunkstore.store.sinks import Workers
+
+PART_NAME = "0"
+SMALL_FIELD_NBYTES = 64
+"""Fields of at most so many bytes a sample use chunks longer than a block, and do not set its length."""
+
+Url = str | os.PathLike[str]
+
+
+def create(
+    url: Url,
+    schema: Mapping[str, Field],
+    *,
+    message: str = "",
+    num_threads: int | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    filesystem: Any = None,
+) -> "Writer":
+    """Begin a dataset: what the returned writer is given becomes its version 1.
+
+    Args:
+        url: Path or URL where no dataset is.
+        schema: Field types by name.
+        message: Kept in the version.
+        num_threads: Threads that encode; the number of cores if None.
+        storage_options: For the store, under obstore's names or s3fs's.
+        filesystem: An fsspec filesystem to write through.
+
+    Raises:
+        DatasetExists: there is a dataset already.
+        SchemaError: the schema cannot be stored.
+        ReadOnlyStore: the store cannot commit safely.
+    """
+    checked = schema if isinstance(schema, Schema) else Schema(schema)
+    store = open_store(url, storage_options=storage_options, filesystem=filesystem)
+    store.check_commits()
+    if (latest := find_latest(store)) is not None:
+        raise DatasetExists(f"{store.url}: version {latest.number} of a dataset is there; use append, or another URL")
+    return Writer(store, checked, create_root(store), message=message, create=True, num_threads=num_threads)
+
+
+def append(
+    url: Url,
+    *,
+    message: str = "",
+    num_threads: int | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    filesystem: Any = None,
+) -> "Writer":
+    """Begin to append to a dataset: what the returned writer is given becomes part of its next version.
+
+    Arguments are those of `create`; the schema is the dataset's.
+
+    Raises:
+        DatasetNotFound: there is no dataset.
+        ReadOnlyStore: the store cannot commit safely.
+    """
+    store = open_store(url, storage_options=storage_options, filesystem=filesystem)
+    store.check_commits()
+    latest = read_latest(store)
+    return Writer(store, latest.schema, latest.dataset, message=message, create=False, num_threads=num_threads)
+
+
+class Writer:
+    """Takes samples and commits them together. Made by `create` and `append`; not safe for threads.
+
+    Used as a context manager it commits at the end of the block, and leaves the dataset as it was if the block raises.
+
+    Attributes:
+        schema: What samples must be.
+        num_samples: Samples taken so far.
+        version: Number of the version that holds them, once committed.
+    """
+
+    def __init__(
+        self, store: Store, schema: Schema, dataset: str, *, message: str, create: bool, num_threads: int | None = None
+    ) -> None:
+        self.schema = schema
+        self.num_samples = 0
+        self.version: int | None = None
+        self._store, self._dataset, self._message, self._create = store, dataset, message, create
+        self._id = new_id()
+        self._part = f"fragments/{self._id}/{PART_NAME}"
+        self._workers = Workers(num_threads or os.cpu_count() or 1)
+        self._sinks = {n: open_sink(store, self._part, n, field, self._workers) for n, field in schema.items()}
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = f"committed as version {self.version}" if self.version else "closed" if self._closed else "open"
+        return f"Writer({self._store.url!r}, samples={self.num_samples}, {state})"
+
+    def write(self, sample: Mapping[str, Any]) -> None:
+        """Take one sample.
+
+        Args:
+            sample: A value for each field of the schema.
+
+        Raises:
+            SampleError: a field is missing, unknown, or does not fit; nothing of the sample is kept.
+            StoreError: the store failed, now or on earlier samples.
+        """
+        self._check_names(sample, f"sample {self.num_samples}")
+        columns = {n: encode_sample(n, field, sample[n], self.num_samples) for n, field in self.schema.items()}
+        for name, column in columns.items():
+            self._sinks[name].append(column)
+        self.num_samples += 1
+
+    def write_batch(self, columns: Mapping[str, Any]) -> None:
+        """Take several samples, as columns.
+
+        Args:
+            columns: For each field an array (samples, *shape) or a sequence with one value a sample, all of one length.
+
+        Raises:
+            SampleError: a field is missing, unknown, of another length, or does not fit; nothing of the batch is kept.
+            StoreError: the store failed, now or on earlier samples.
+        """
+        self._check_names(columns, f"batch at sample {self.num_samples}")
+        lengths = {name: column_length(values) for name, values in columns.items()}
+        if len(set(lengths.values())) > 1 or None in lengths.values():
+            told = ", ".join(f"{name!r}: {'no length' if n is None else n}" for name, n in lengths.items())
+            raise SampleError(f"batch at sample {self.num_samples}: columns differ in length: {told}")
+        encoded = {n: encode_column(n, field, columns[n], self.num_samples) for n, field in self.schema.items()}
+        for name, column in encoded.items():
+            self._sinks[name].append(column)
+        self.num_samples += next(length for length in lengths.values() if length is not None)
+
+    def close(self) -> None:
+        """Write what is left, and commit. Does nothing the second time.
+
+        Raises:
+            StoreError: the store failed; the dataset is as it was, unless the message says otherwise.
+            DatasetExists, SchemaError, CommitConflict: another writer came first.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            fragments = (self._finish_fragment(),) if self.num_samples else ()
+            statistics = self._statistics()
+        except BaseException:
+            self._abort()
+            raise
+        version = commit_fragments(
+            self._store,
+            self._dataset,
+            self.schema,
+            fragments,
+            statistics,
+            message=self._message,
+            create=self._create,
+        )
+        self.version = version.number
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif not self._closed:
+            self._closed = True
+            self._abort()
+
+    def _check_names(self, given: Mapping[str, Any], where: str) -> None:
+        if self._closed:
+            raise ValueError(f"{self!r}: writing after close; begin anew with append")
+        if not isinstance(given, Mapping):
+            raise SampleError(f"{where}: a dict of field to value is needed, not {type(given).__qualname__}")
+        if missing := [name for name in self.schema if name not in given]:
+            raise SampleError(f"{where}: field {missing[0]!r} is missing; the schema has {', '.join(self.schema)}")
+        if unknown := [name for name in given if name not in self.schema]:
+            raise SampleError(f"{where}: field {unknown[0]!r} is not in the schema, which has {', '.join(self.schema)}")
+
+    def _finish_fragment(self) -> Fragment:
+        for sink in self._sinks.values():
+            sink.finish()
+        self._workers.finish()
+        objects: dict[str, StoredObject] = {}
+        for sink in self._sinks.values():
+            objects.update(stored_objects(sink))
+        members: dict[str, dict[str, Json]] = {}
+        for sink in self._sinks.values():
+            members.update(sink.documents())
+        for path, document in members.items():
+            objects[f"{path}/zarr.json"] = self._write(f"{self._part}/{path}/zarr.json", zarr_json(document))
+        attributes: dict[str, Json] = {"format": FORMAT, "samples": self.num_samples}
+        group = zarr_json(group_to_json({"chunkstore": attributes}, members))
+        objects["zarr.json"] = self._write(f"{self._part}/zarr.json", group)
+        self._write(f"fragments/{self._id}/zarr.json", zarr_json(group_to_json({})))
+        listed = self._write(f"{self._part}/{OBJECTS_NAME}", seal(objects_to_json(objects)))
+        nbytes = sum(sink.nbytes for sink in self._sinks.values())
+        part = Part(
+            path=self._part,
+            fields=tuple(self.schema),
+            nbytes=nbytes,
+            stored_nbytes=sum(stored.nbytes for stored in objects.values()) + listed.nbytes,
+            objects_nbytes=listed.nbytes,
+            objects_crc32c=listed.crc32c,
+        )
+        return Fragment(self._id, 0, self.num_samples, self._block_rows(nbytes), (part,))
+
+    def _block_rows(self, nbytes: int) -> int:
+        """Blocks hold whole chunks of the fields that matter, so that no chunk is read for two blocks."""
+        insisted = [field.block_nbytes for field in self.schema.values() if field.block_nbytes]
+        rows = plan_block_rows(self.num_samples, nbytes, block_nbytes=min(insisted, default=None))
+        large = [
+            array.metadata().chunk_shape[0]
+            for name, sink in self._sinks.items()
+            for path, array in sink.sinks.items()
+            if path == name and array.nbytes > SMALL_FIELD_NBYTES * self.num_samples
+        ]
+        return max(rows, *large) if large else rows
+
+    def _statistics(self) -> dict[str, FieldStatistics]:
+        return {name: sink.statistics() for name, sink in self._sinks.items()}
+
+    def _write(self, key: str, data: bytes) -> StoredObject:
+        self._store.write(key, data)
+        return StoredObject(len(data), crc32c(data))
+
+    def _abort(self) -> None:
+        self._workers.cancel()
+        for sink in self._sinks.values():
+            for array in sink.sinks.values():
+                try:
+                    array.abort()
+                except StoreError:
+                    continue  # an unfinished upload is invisible; the first failure is what the user hears of
