@@ -171,6 +171,11 @@ nb::dict build_info() {
 
 }  // namespace
 
+// NumPy's stubs call ndarray a Buffer from Python 3.12 on only.
+#define BUFFER "typing_extensions.Buffer | numpy.typing.NDArray[typing.Any]"
+#define INT32 "numpy.typing.NDArray[numpy.int32]"
+#define INT64 "numpy.typing.NDArray[numpy.int64]"
+
 NB_MODULE(_native, m) {
   m.doc() =
       "Codecs, checksums and row copies in C++: what touches every byte, and the interpreter never.\n\n"
@@ -178,22 +183,22 @@ NB_MODULE(_native, m) {
       "written out of bounds. Knows no store, no Zarr metadata and no chunk grid: chunkstore.kernels stands before it.";
 
   m.def("crc32c", &crc32c, "data"_a, "value"_a = 0,
-        nb::sig("def crc32c(data: typing_extensions.Buffer, value: int = 0) -> int"),
+        nb::sig("def crc32c(data: " BUFFER ", value: int = 0) -> int"),
         "The crc32c of a C-contiguous buffer; `value` is the crc of the bytes before it.");
   m.def("crc32c_table", &crc32c_table, "data"_a, "value"_a = 0,
-        nb::sig("def crc32c_table(data: typing_extensions.Buffer, value: int = 0) -> int"),
+        nb::sig("def crc32c_table(data: " BUFFER ", value: int = 0) -> int"),
         "`crc32c` by its portable implementation: slower, there for tests.");
   m.def("blosc_decompress", &decompress_into<chunkstore::blosc_decompress>, "data"_a, "out"_a,
-        nb::sig("def blosc_decompress(data: typing_extensions.Buffer, out: typing_extensions.Buffer) -> None"),
+        nb::sig("def blosc_decompress(data: " BUFFER ", out: " BUFFER ") -> None"),
         "Decodes one blosc1 frame into `out`, which is exactly as long as the frame says.\n\n"
         "Raises:\n    ValueError: a damaged frame, one of blosc2, or an `out` of another length.");
   m.def("zstd_decompress", &decompress_into<chunkstore::zstd_decompress>, "data"_a, "out"_a,
-        nb::sig("def zstd_decompress(data: typing_extensions.Buffer, out: typing_extensions.Buffer) -> None"),
+        nb::sig("def zstd_decompress(data: " BUFFER ", out: " BUFFER ") -> None"),
         "Decodes zstd frames into `out`, which is exactly as long as what they hold.\n\n"
         "Raises:\n    ValueError: damaged frames, or an `out` of another length.");
   m.def("gather_rows", &gather_rows, "out"_a, "sources"_a, "source_index"_a, "row_index"_a,
-        nb::sig("def gather_rows(out: typing_extensions.Buffer, sources: collections.abc.Sequence[typing_extensions.Buffer], "
-                "source_index: typing_extensions.Buffer, row_index: typing_extensions.Buffer) -> None"),
+        nb::sig("def gather_rows(out: " BUFFER ", sources: collections.abc.Sequence[" BUFFER "], "
+                "source_index: " INT32 ", row_index: " INT64 ") -> None"),
         "Row i of `out` becomes row `row_index[i]` of `sources[source_index[i]]`.\n\n"
         "Args:\n"
         "    out: n rows of out.nbytes / n bytes each; overlaps no source.\n"
@@ -202,8 +207,8 @@ NB_MODULE(_native, m) {
         "    row_index: int64, shape (n,).\n\n"
         "Raises:\n    ValueError: lengths that do not fit, or an index out of range; `out` is then untouched.");
   m.def("gather_spans", &gather_spans, "out"_a, "sources"_a, "source_index"_a, "starts"_a, "stops"_a,
-        nb::sig("def gather_spans(out: typing_extensions.Buffer, sources: collections.abc.Sequence[typing_extensions.Buffer], "
-                "source_index: typing_extensions.Buffer, starts: typing_extensions.Buffer, stops: typing_extensions.Buffer)"
+        nb::sig("def gather_spans(out: " BUFFER ", sources: collections.abc.Sequence[" BUFFER "], "
+                "source_index: " INT32 ", starts: " INT64 ", stops: " INT64 ")"
                 " -> None"),
         "Bytes [starts[i], stops[i]) of `sources[source_index[i]]`, one after another, become `out`.\n\n"
         "Args:\n"
@@ -213,11 +218,11 @@ NB_MODULE(_native, m) {
         "    starts, stops: int64, shape (n,).\n\n"
         "Raises:\n    ValueError: lengths that do not add up, or a span out of range; `out` is then untouched.");
 #if defined(CHUNKSTORE_JPEG)
-  m.def("jpeg_size", &jpeg_size, "data"_a, nb::sig("def jpeg_size(data: typing_extensions.Buffer) -> tuple[int, int, int]"),
+  m.def("jpeg_size", &jpeg_size, "data"_a, nb::sig("def jpeg_size(data: " BUFFER ") -> tuple[int, int, int]"),
         "(height, width, components) of a JPEG image, from its header. Only where built with libjpeg-turbo.\n\n"
         "Raises:\n    ValueError: no JPEG image.");
   m.def("jpeg_decode", &jpeg_decode, "data"_a, "out"_a,
-        nb::sig("def jpeg_decode(data: typing_extensions.Buffer, out: typing_extensions.Buffer) -> None"),
+        nb::sig("def jpeg_decode(data: " BUFFER ", out: " BUFFER ") -> None"),
         "Decodes a JPEG image into `out`. Only where built with libjpeg-turbo.\n\n"
         "Args:\n"
         "    data: one image; its Exif orientation is not applied.\n"

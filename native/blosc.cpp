@@ -2,17 +2,21 @@
 
 #include <blosc2.h>
 
-#include <limits>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <utility>
+
+#include "zstd.h"
 
 namespace chunkstore {
 namespace {
 
 constexpr std::size_t kHeaderNbytes = 16;
 constexpr std::uint8_t kFormatVersion = 2;  // of every c-blosc release from 1.0 to 1.21
+constexpr std::uint8_t kDontSplit = 0x10;   // blocks are one stream each, not one for each byte of an element
 
 struct Header {
   std::uint8_t version;
@@ -58,6 +62,37 @@ void check_header(const Header& header, std::size_t data_nbytes, std::size_t out
   }
 }
 
+// Follows the offsets of every block and the lengths of its streams, so that what the library then reads lies in the frame
+// and is of blosc1: a stream length of zero or below is a run in blosc2, a zstd stream could hold a format from before 1.0.
+void check_blocks(const Header& header, std::span<const std::uint8_t> data) {
+  const std::size_t num_blocks = (header.nbytes - 1) / header.block_nbytes + 1;
+  const std::size_t last_block_nbytes = header.nbytes - (num_blocks - 1) * header.block_nbytes;
+  if (num_blocks > (data.size() - kHeaderNbytes) / 4) refuse("the offsets of the blocks end outside the frame");
+  const std::size_t streams_start = kHeaderNbytes + 4 * num_blocks;
+  const bool splits = (header.flags & kDontSplit) == 0;
+  const bool is_zstd = header.flags >> 5 == BLOSC_ZSTD_FORMAT;
+  for (std::size_t block = 0; block < num_blocks; ++block) {
+    const bool is_last = block + 1 == num_blocks;
+    const std::size_t block_nbytes = is_last ? last_block_nbytes : header.block_nbytes;
+    // A last block that is shorter than the others is never split.
+    const std::size_t num_streams = splits && block_nbytes == header.block_nbytes ? header.typesize : 1;
+    if (block_nbytes % num_streams != 0) refuse("a block is not a whole number of elements");
+    const std::size_t stream_nbytes = block_nbytes / num_streams;
+    std::size_t place = load_u32(&data[kHeaderNbytes + 4 * block]);
+    if (place < streams_start) refuse("a block starts inside the header");
+    for (std::size_t stream = 0; stream < num_streams; ++stream) {
+      if (place > data.size() || data.size() - place < 4) refuse("a block starts outside the frame");
+      const std::size_t stored_nbytes = load_u32(&data[place]);
+      place += 4;
+      if (stored_nbytes == 0 || stored_nbytes > stream_nbytes) refuse("a stream of impossible length");
+      if (stored_nbytes > data.size() - place) refuse("a stream ends outside the frame");
+      const bool is_raw = stored_nbytes == stream_nbytes;
+      if (is_zstd && !is_raw && !is_one_zstd_frame(data.subspan(place, stored_nbytes))) refuse("a stream is not a zstd frame");
+      place += stored_nbytes;
+    }
+  }
+}
+
 struct FreeContext {
   void operator()(blosc2_context* context) const noexcept { blosc2_free_ctx(context); }
 };
@@ -71,20 +106,34 @@ Context make_context() {
   return context;
 }
 
+// A context holds scratch of about four blocks and a zstd decoder, which take longer to make than a small chunk to decode.
+// Each thread therefore keeps one, unless a frame with large blocks made it large or damage left it in an unknown state.
+constexpr std::size_t kMaxKeptBlockNbytes = std::size_t{4} << 20;
+
 }  // namespace
 
 void blosc_decompress(std::span<const std::uint8_t> data, std::span<std::uint8_t> out) {
-  check_header(parse_header(data), data.size(), out.size());
+  const Header header = parse_header(data);
+  check_header(header, data.size(), out.size());
   std::size_t nbytes = 0;
   if (blosc1_cbuffer_validate(data.data(), data.size(), &nbytes) != 0 || nbytes != out.size()) refuse("damaged header");
   if (out.empty()) return;
-  const Context context = make_context();
+  if ((header.flags & BLOSC_MEMCPYED) != 0) {
+    if (data.size() != kHeaderNbytes + out.size()) refuse("a stored frame of another length than its data");
+    std::memcpy(out.data(), data.data() + kHeaderNbytes, out.size());
+    return;
+  }
+  check_blocks(header, data);
+
+  thread_local Context kept;
+  Context context = kept != nullptr ? std::move(kept) : make_context();
   const int decoded_nbytes = blosc2_decompress_ctx(context.get(), data.data(), static_cast<std::int32_t>(data.size()), out.data(),
                                                    static_cast<std::int32_t>(out.size()));
   if (decoded_nbytes < 0) refuse(std::string("damaged frame (") + blosc2_error_string(decoded_nbytes) + ")");
   if (static_cast<std::size_t>(decoded_nbytes) != out.size()) {
     refuse("the frame decodes to " + std::to_string(decoded_nbytes) + " bytes, the output has " + std::to_string(out.size()));
   }
+  if (header.block_nbytes <= kMaxKeptBlockNbytes) kept = std::move(context);
 }
 
 }  // namespace chunkstore

@@ -23,14 +23,18 @@ ZSTD_DCtx_s* thread_context() {
 
 [[noreturn]] void refuse(const std::string& reason) { throw std::invalid_argument("zstd: " + reason); }
 
-// The library was built with decoders of pre-1.0 formats, which no Zarr writer ever produced and few have tested.
-bool is_current_format(std::span<const std::uint8_t> frame) {
-  if (frame.size() < 4) return false;
-  const std::uint32_t magic = static_cast<std::uint32_t>(frame[0]) | static_cast<std::uint32_t>(frame[1]) << 8 |
-                              static_cast<std::uint32_t>(frame[2]) << 16 | static_cast<std::uint32_t>(frame[3]) << 24;
-  const bool is_frame = magic == 0xfd2fb528u;
-  const bool is_skippable = (magic & 0xfffffff0u) == 0x184d2a50u;
-  return is_frame || is_skippable;
+// The library was built with decoders of pre-1.0 formats, which no Zarr writer ever produced and few have tested; magic
+// numbers tell them apart (RFC 8878, section 3.1).
+std::uint32_t magic_number(std::span<const std::uint8_t> frame) noexcept {
+  if (frame.size() < 4) return 0;
+  return static_cast<std::uint32_t>(frame[0]) | static_cast<std::uint32_t>(frame[1]) << 8 |
+         static_cast<std::uint32_t>(frame[2]) << 16 | static_cast<std::uint32_t>(frame[3]) << 24;
+}
+
+bool is_frame(std::span<const std::uint8_t> data) noexcept { return magic_number(data) == 0xfd2fb528u; }
+
+bool is_skippable_frame(std::span<const std::uint8_t> data) noexcept {
+  return (magic_number(data) & 0xfffffff0u) == 0x184d2a50u;
 }
 
 void check_frames(std::span<const std::uint8_t> data, std::size_t out_nbytes) {
@@ -38,7 +42,7 @@ void check_frames(std::span<const std::uint8_t> data, std::size_t out_nbytes) {
   bool all_stated = true;
   if (data.empty()) refuse("no data");
   while (!data.empty()) {
-    if (!is_current_format(data)) refuse("not a zstd frame");
+    if (!is_frame(data) && !is_skippable_frame(data)) refuse("not a zstd frame");
     const std::size_t frame_nbytes = ZSTD_findFrameCompressedSize(data.data(), data.size());
     if (ZSTD_isError(frame_nbytes) != 0) refuse(ZSTD_getErrorName(frame_nbytes));
     if (frame_nbytes == 0 || frame_nbytes > data.size()) refuse("a frame ends outside the data");
@@ -60,6 +64,10 @@ void check_frames(std::span<const std::uint8_t> data, std::size_t out_nbytes) {
 }
 
 }  // namespace
+
+bool is_one_zstd_frame(std::span<const std::uint8_t> data) noexcept {
+  return is_frame(data) && ZSTD_findFrameCompressedSize(data.data(), data.size()) == data.size();
+}
 
 void zstd_decompress(std::span<const std::uint8_t> data, std::span<std::uint8_t> out) {
   check_frames(data, out.size());

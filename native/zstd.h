@@ -10,6 +10,9 @@
 
 namespace chunkstore {
 
+// Whether `data` are exactly one frame of the current format, by its headers.
+bool is_one_zstd_frame(std::span<const std::uint8_t> data) noexcept;
+
 void zstd_decompress(std::span<const std::uint8_t> data, std::span<std::uint8_t> out);
 
 }  // namespace chunkstore
