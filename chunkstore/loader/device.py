@@ -1,0 +1,49 @@
+"""Batches as torch tensors: the one file of the loader that knows torch, which is imported when a device is asked for.
+
+Arrays become tensors over the same memory, then go to the device; lists and strings stay as they are.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from chunkstore.format.schema import Array, Field, Ragged, Text
+from chunkstore.kernels.columns import Column, RaggedColumn
+from chunkstore.store.present import RaggedBatch, present_batch, ragged_batch
+
+
+def torch_column(name: str, field: Field, column: Column, device: str, *, decode: bool) -> Any:
+    """A column as torch batches hold it.
+
+    Returns:
+        `Array`: tensor (samples, *shape), torch.bfloat16 where the field is. `Ragged`: `RaggedBatch` of tensors. `Text`, `Bytes`:
+        lists. `Image`: list of uint8 tensors (height, width, channels), or of bytes if not `decode`.
+    """
+    if isinstance(field, Array):
+        assert isinstance(column, np.ndarray)
+        return _tensor(column, field, device)
+    if isinstance(field, Ragged):
+        assert isinstance(column, RaggedColumn)
+        batch = ragged_batch(field, _tensor(column.values, field, device), column)
+        shapes = None if batch.shapes is None else as_tensor(batch.shapes, device)
+        return RaggedBatch(batch.values, as_tensor(batch.offsets, device), shapes)
+    values = present_batch(name, field, column, decode=decode)
+    if isinstance(field, Text) or not all(isinstance(value, np.ndarray) for value in values):
+        return values
+    return [as_tensor(value, device) for value in values]
+
+
+def as_tensor(array: Any, device: str) -> Any:
+    """The array as a tensor on a device; on the CPU both share memory."""
+    import torch
+
+    tensor = torch.from_numpy(array)
+    return tensor if device == "cpu" else tensor.to(device, non_blocking=True)
+
+
+def _tensor(array: Any, field: Array | Ragged, device: str) -> Any:
+    if field.dtype != "bfloat16":
+        return as_tensor(array, device)
+    import torch
+
+    return as_tensor(array, device).view(torch.bfloat16)
