@@ -50,6 +50,7 @@ class Endpoint:
     reader_access_key_id: str
     reader_secret_access_key: str = field(repr=False)
     pid: int
+    log: Path
     region: str = "us-east-1"
 
     def storage_options(self, *, reader: bool = False) -> dict[str, str]:
@@ -64,6 +65,11 @@ class Endpoint:
             "access_key_id": self.reader_access_key_id if reader else self.access_key_id,
             "secret_access_key": self.reader_secret_access_key if reader else self.secret_access_key,
         }
+
+    def check(self) -> None:
+        """Raise StoreError, with the end of its log, when the server has ended."""
+        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            raise StoreError(f"SeaweedFS at {self.url} has ended; its log ends:\n{_tail(self.log)}")
 
 
 def find_weed() -> Path:
@@ -122,7 +128,7 @@ def seaweedfs(folder: str | os.PathLike[str], *, timeout_s: float = 60.0) -> Ite
         )
         try:
             _wait_until_it_stores(process, ports, log, timeout_s)
-            yield Endpoint(f"http://127.0.0.1:{ports['s3.port']}", *keys["writer"], *keys["reader"], process.pid)
+            yield Endpoint(f"http://127.0.0.1:{ports['s3.port']}", *keys["writer"], *keys["reader"], process.pid, log)
         finally:
             _stop(process)
 

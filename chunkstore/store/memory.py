@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
 from chunkstore.errors import ForkedLoader, StoreError
@@ -38,7 +39,8 @@ class MemoryStore:
     is_local = False
 
     def __init__(self, path: str, filesystem: MemoryFileSystem | None = None) -> None:
-        self._filesystem: Any = MemoryFileSystem() if filesystem is None else filesystem  # type: ignore[no-untyped-call]
+        # Any, for fsspec is untyped
+        self._filesystem: Any = fsspec.filesystem("memory") if filesystem is None else filesystem  # type: ignore[no-untyped-call]
         self._root = str(self._filesystem._strip_protocol(path))
         self._pid = os.getpid()
 

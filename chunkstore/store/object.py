@@ -25,10 +25,10 @@ import obstore.store
 from chunkstore.errors import ForkedLoader, ReadOnlyStore, StoreError
 from chunkstore.store.interface import Data, check_key, check_prefix, check_ranges, is_segment
 from chunkstore.store.options import (
-    RETRY_CONFIG,
     find_s3_endpoint,
     find_secrets,
     plan_client_options,
+    plan_retry_config,
     printable_url,
     redact,
     translate_s3_options,
@@ -119,7 +119,8 @@ class ObjectStore:
     def write(self, key: str, data: Data) -> None:
         """Write a whole object; see `Store.write`."""
         self._refuse_write(check_key(key))
-        self._doing("write", key, lambda: obstore.put(self._objects, key, data, max_concurrency=_NUM_PARTS_IN_FLIGHT))
+        body = memoryview(data).cast("B")
+        self._doing("write", key, lambda: obstore.put(self._objects, key, body, max_concurrency=_NUM_PARTS_IN_FLIGHT))
 
     def open_upload(self, key: str) -> "ObjectUpload":
         """Start a multipart upload; an object of less than a part is put at once. See `Store.open_upload`."""
@@ -324,7 +325,7 @@ def _open_web(url: str, options: Mapping[str, Any]) -> tuple[Callable[[int | Non
     if unknown := set(options) - {"client_options", "retry_config"}:
         raise ValueError(f"unknown storage_options for {printable_url(url)}: {', '.join(sorted(unknown))}")
     client = plan_client_options(options.get("client_options"), url)
-    retry = {**RETRY_CONFIG, **(options.get("retry_config") or {})}
+    retry = plan_retry_config(options.get("retry_config"))
     return lambda _: obstore.store.HTTPStore(url, client_options=client, retry_config=retry), url  # type: ignore[arg-type]
 
 
@@ -349,7 +350,7 @@ def _opener(kind: Any, url: str, options: Mapping[str, Any], endpoint: str | Non
         )
     config = {name: value for name, value in options.items() if name not in {"client_options", "retry_config"}}
     client = plan_client_options(options.get("client_options"), endpoint)
-    retry = {**RETRY_CONFIG, **(options.get("retry_config") or {})}
+    retry = plan_retry_config(options.get("retry_config"))
 
     def open_it(max_retries: int | None) -> Any:
         retries = retry if max_retries is None else {**retry, "max_retries": max_retries}

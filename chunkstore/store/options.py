@@ -111,6 +111,18 @@ def plan_client_options(given: Mapping[str, Any] | None, endpoint: str | None) -
     return planned
 
 
+def plan_retry_config(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Lay the user's retry configuration over ours.
+
+    Raises:
+        ValueError: it holds a name that is not known, which obstore would pass over in silence.
+    """
+    for name in given or {}:
+        if name not in RETRY_CONFIG:
+            raise ValueError(f"retry_config[{name!r}] is not known; there are {', '.join(RETRY_CONFIG)}")
+    return {**RETRY_CONFIG, **(given or {})}
+
+
 def is_loopback(url: str) -> bool:
     """Whether a URL's host is this machine."""
     host = urlsplit(url).hostname or ""
