@@ -9,6 +9,7 @@ Cached kernels call only functions of this file; permutations are applied betwee
 import threading
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from numba import njit
 from chunkstore.plan.permutation import derive_key, permute_each, permute_range
 
 Int64s = npt.NDArray[np.int64]
+
+_PLACES_AT_ONCE: Final = 8192
+"""Places whose intermediate values are held at once: they stay in the processor's cache."""
 
 
 class Purpose(IntEnum):
@@ -134,10 +138,9 @@ def _find_row(table, low, high, index):  # type: ignore[no-untyped-def]
     """The row in [low, high) whose block holds lane index `index`."""
     while high - low > 1:
         middle = (low + high) >> 1
-        if table[middle, 1] <= index:
-            low = middle
-        else:
-            high = middle
+        below = table[middle, 1] <= index
+        low = middle if below else low  # both without a branch, which would be mispredicted every other time
+        high = high if below else middle
     return low
 
 
@@ -186,12 +189,22 @@ def _locate(places, num_samples, run_blocks, lane_at, info, built, table, missin
     lanes = lane_at.size
     runs = np.zeros((lanes, 4), np.int64)
     num_missing = 0
+    last, slot, index = np.int64(0), np.int64(0), np.int64(0)
     for i in range(places.size):
         place = places[i]
         if place < 0 or place >= num_samples:
             return -1
-        index = place // lanes
-        lane = lane_at[place - index * lanes]
+        step = place - last
+        last = place
+        if 0 <= step < lanes:  # as places of a rank do; saves the division
+            slot += step
+            if slot >= lanes:
+                slot -= lanes
+                index += 1
+        else:
+            index = place // lanes
+            slot = place - index * lanes
+        lane = lane_at[slot]
         if not built[lane]:
             missing[lane] = True
             num_missing += 1
@@ -240,14 +253,14 @@ class EpochTables:
         self._built = np.zeros(lanes, np.bool_)
         self._lock = threading.Lock()
 
-    def locate(self, places: Int64s) -> Int64s:
+    def locate(self, places: Int64s, out: Int64s | None = None) -> Int64s:
         """int64[7, places]: offset in the run, run's samples, key, run, lane, lane index of its start, its first row.
 
         Raises:
             ValueError: a place lies outside the epoch.
         """
         stream = self._stream
-        located = np.empty((7, places.size), np.int64)
+        located = np.empty((7, places.size), np.int64) if out is None else out
         missing = np.zeros(stream.lanes, np.bool_)
         args = (stream.num_samples, stream.run_blocks, self.lane_at, self._info)
         status = _locate(places, *args, self._built, self._table, missing, located)
@@ -259,10 +272,19 @@ class EpochTables:
         permute_each(located)
         return located
 
-    def resolve(self, located: Int64s) -> Int64s:
-        """Positions of what `locate` returned; int64."""
-        out = np.empty(located.shape[1], np.int64)
-        _resolve(located, self._stream.run_blocks, self._info, self._table, out)
+    def positions(self, places: Int64s) -> Int64s:
+        """Positions of the samples at `places`; int64.
+
+        Raises:
+            ValueError: a place lies outside the epoch.
+        """
+        out = np.empty(places.size, np.int64)
+        located: Int64s | None = None
+        for start in range(0, places.size, _PLACES_AT_ONCE):
+            stop = min(start + _PLACES_AT_ONCE, places.size)
+            whole = stop - start == _PLACES_AT_ONCE
+            located = self.locate(places[start:stop], located if whole else None)
+            _resolve(located, self._stream.run_blocks, self._info, self._table, out[start:stop])
         return out
 
     def build_lanes(self, lanes: list[int]) -> None:

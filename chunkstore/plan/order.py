@@ -134,8 +134,7 @@ class LaneOrder:
 
     def positions(self, epoch: int, places: Int64s) -> Int64s:
         """See `Order.positions`."""
-        tables = self._tables(epoch)
-        return tables.resolve(tables.locate(_checked_places(places)))
+        return self._tables(epoch).positions(_checked_places(places))
 
     def locate(self, epoch: int, places: Int64s) -> tuple[Int64s, Int64s, Int64s]:
         """(lane, run, offset) of each place, int64 each.
