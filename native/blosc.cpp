@@ -2,12 +2,15 @@
 
 #include <blosc2.h>
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "zstd.h"
 
@@ -15,6 +18,8 @@ namespace chunkstore {
 namespace {
 
 constexpr std::size_t kHeaderNbytes = 16;
+constexpr std::size_t kFlagsPlace = 2;
+constexpr std::size_t kMaxNbytes = std::numeric_limits<std::int32_t>::max();
 constexpr std::uint8_t kFormatVersion = 2;  // of every c-blosc release from 1.0 to 1.21
 constexpr std::uint8_t kDontSplit = 0x10;   // blocks are one stream each, not one for each byte of an element
 
@@ -36,7 +41,7 @@ std::uint32_t load_u32(const std::uint8_t* bytes) {
 
 Header parse_header(std::span<const std::uint8_t> data) {
   if (data.size() < kHeaderNbytes) refuse(std::to_string(data.size()) + " bytes are too few for a frame");
-  return Header{data[0], data[2], data[3], load_u32(&data[4]), load_u32(&data[8]), load_u32(&data[12])};
+  return Header{data[0], data[kFlagsPlace], data[3], load_u32(&data[4]), load_u32(&data[8]), load_u32(&data[12])};
 }
 
 void check_header(const Header& header, std::size_t data_nbytes, std::size_t out_nbytes) {
@@ -50,6 +55,7 @@ void check_header(const Header& header, std::size_t data_nbytes, std::size_t out
   if (codec != BLOSC_BLOSCLZ_FORMAT && codec != BLOSC_LZ4_FORMAT && codec != BLOSC_ZLIB_FORMAT && codec != BLOSC_ZSTD_FORMAT) {
     refuse("unknown compressor " + std::to_string(codec));
   }
+  if (data_nbytes > kMaxNbytes || out_nbytes > kMaxNbytes) refuse("more than 2 GiB, which blosc1 cannot hold");
   if (header.frame_nbytes != data_nbytes) {
     refuse("the frame has " + std::to_string(header.frame_nbytes) + " bytes by its header, but " + std::to_string(data_nbytes) +
            " are there");
@@ -110,6 +116,43 @@ Context make_context() {
 // Each thread therefore keeps one, unless a frame with large blocks made it large or damage left it in an unknown state.
 constexpr std::size_t kMaxKeptBlockNbytes = std::size_t{4} << 20;
 
+void decode_frame(const Header& header, std::span<const std::uint8_t> data, std::span<std::uint8_t> out) {
+  thread_local Context kept;
+  Context context = kept != nullptr ? std::move(kept) : make_context();
+  const int decoded_nbytes = blosc2_decompress_ctx(context.get(), data.data(), static_cast<std::int32_t>(data.size()), out.data(),
+                                                   static_cast<std::int32_t>(out.size()));
+  if (decoded_nbytes < 0) refuse(std::string("damaged frame (") + blosc2_error_string(decoded_nbytes) + ")");
+  if (static_cast<std::size_t>(decoded_nbytes) != out.size()) {
+    refuse("the frame decodes to " + std::to_string(decoded_nbytes) + " bytes, the output has " + std::to_string(out.size()));
+  }
+  if (header.block_nbytes <= kMaxKeptBlockNbytes) kept = std::move(context);
+}
+
+// Whether the frame is bit-shuffled and a block ends within an element. The library (3.3.5) leaves those last bytes unwritten.
+bool has_partial_elements(const Header& header) {
+  if ((header.flags & BLOSC_DOBITSHUFFLE) == 0) return false;
+  return header.block_nbytes % header.typesize != 0 || header.nbytes % header.block_nbytes % header.typesize != 0;
+}
+
+// Decodes as if nothing had been shuffled, then turns each block by itself. In blosc1 a block is bit-shuffled if its whole
+// elements are a multiple of eight, and otherwise stored as it is; what follows the last whole element always is.
+void decode_bitshuffled_partial_elements(const Header& header, std::span<const std::uint8_t> data, std::span<std::uint8_t> out) {
+  std::vector<std::uint8_t> unshuffled_frame(data.begin(), data.end());
+  unshuffled_frame[kFlagsPlace] = header.flags & static_cast<std::uint8_t>(~BLOSC_DOBITSHUFFLE);
+  decode_frame(header, unshuffled_frame, out);
+  std::vector<std::uint8_t> turned(header.block_nbytes);
+  for (std::size_t start = 0; start < out.size(); start += header.block_nbytes) {
+    const std::span<std::uint8_t> block = out.subspan(start, std::min<std::size_t>(header.block_nbytes, out.size() - start));
+    const std::size_t num_elements = block.size() / header.typesize;
+    if (num_elements == 0 || num_elements % 8 != 0) continue;
+    const std::size_t whole_nbytes = num_elements * header.typesize;
+    const std::int32_t result =
+        blosc2_bitunshuffle(header.typesize, static_cast<std::int32_t>(whole_nbytes), block.data(), turned.data());
+    if (result < 0) refuse(std::string("bit-unshuffling failed (") + blosc2_error_string(result) + ")");
+    std::memcpy(block.data(), turned.data(), whole_nbytes);
+  }
+}
+
 }  // namespace
 
 void blosc_decompress(std::span<const std::uint8_t> data, std::span<std::uint8_t> out) {
@@ -125,15 +168,11 @@ void blosc_decompress(std::span<const std::uint8_t> data, std::span<std::uint8_t
   }
   check_blocks(header, data);
 
-  thread_local Context kept;
-  Context context = kept != nullptr ? std::move(kept) : make_context();
-  const int decoded_nbytes = blosc2_decompress_ctx(context.get(), data.data(), static_cast<std::int32_t>(data.size()), out.data(),
-                                                   static_cast<std::int32_t>(out.size()));
-  if (decoded_nbytes < 0) refuse(std::string("damaged frame (") + blosc2_error_string(decoded_nbytes) + ")");
-  if (static_cast<std::size_t>(decoded_nbytes) != out.size()) {
-    refuse("the frame decodes to " + std::to_string(decoded_nbytes) + " bytes, the output has " + std::to_string(out.size()));
+  if (has_partial_elements(header)) {
+    decode_bitshuffled_partial_elements(header, data, out);
+  } else {
+    decode_frame(header, data, out);
   }
-  if (header.block_nbytes <= kMaxKeptBlockNbytes) kept = std::move(context);
 }
 
 }  // namespace chunkstore
