@@ -82,7 +82,7 @@ def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
     if order == ">" or (order == "=" and sys.byteorder == "big") or array.dtype.hasobject:
         raise ValueError(f"dtype {array.dtype.str} is not little-endian plain data")
     # Through uint8, since some dtypes (ml_dtypes' and float16 among older NumPy's) have no buffer format.
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _strip_crc32c(body: memoryview, *, verify: bool) -> memoryview:
