@@ -1,8 +1,8 @@
 """Version documents and object lists: what a version of a dataset consists of.
 
-A version document names, one line a fragment, everything a reader needs to plan an epoch; the object list of a part names every
-stored object with its size and checksum. Both are sealed (`documents.py`) and read as untrusted. Never does I/O; `store/commit.py`
-writes them in the order that makes a commit atomic.
+A version document names, one line a fragment, everything a reader needs to plan an epoch; the object list of a part names
+every stored object with its size and checksum. Both are sealed (`documents.py`) and read as untrusted. Never does I/O;
+`store/commit.py` writes them in the order that makes a commit atomic.
 
 Source: docs/spec/v1.md, "Versions".
 """
@@ -205,7 +205,9 @@ class Version:
         if (number := node.member("format").integer()) != FORMAT:
             raise UnsupportedFormat(f"{node.where}: format {number}; this release reads format {FORMAT}: upgrade chunkstore")
         if requires := [item.string() for item in node.member("requires").items()]:
-            raise UnsupportedFormat(f"{node.where}: requires {', '.join(requires)}, unknown to this release: upgrade chunkstore")
+            raise UnsupportedFormat(
+                f"{node.where}: requires {', '.join(requires)}, unknown to this release: upgrade chunkstore"
+            )
         parent = node.member("parent")
         condemned = node.member("condemned")
         version = cls(

@@ -1,7 +1,8 @@
 """Columns: the samples of one field in memory, and their gathering into batches.
 
 A fixed-shape field is an ndarray (samples, *shape); a ragged one is a `RaggedColumn`. Gathering picks samples out of several
-columns into fresh memory without the GIL; it never looks at what values mean. `store/` fills columns, `loader/` gathers from them.
+columns into fresh memory without the GIL; it never looks at what values mean. `store/` fills columns, `loader/` gathers from
+them.
 """
 
 from collections.abc import Sequence

@@ -5,6 +5,7 @@ bring the chunks. Pure: no I/O, nothing decoded. `store/array.py` stands after i
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,7 @@ class Pieces:
         """The pieces of each chunk that has any, in the order of chunks."""
         edges = np.flatnonzero(np.diff(self.chunk)) + 1
         bounds = [0, *edges.tolist(), len(self.chunk)]
-        return [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+        return [slice(a, b) for a, b in pairwise(bounds) if a < b]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class RangeGroup:
 
     start: int
     stop: int
-    members: tuple[int, ...]
+    members: Ints
 
 
 def intervals_of_rows(rows: Ints) -> Intervals:
@@ -89,21 +90,20 @@ def coalesce(ranges: Ints, *, max_gap_nbytes: int, max_nbytes: int) -> list[Rang
     Ranges closer than `max_gap_nbytes` share a request, as long as it stays below `max_nbytes` (a longer range is a request of
     its own).
     """
-    groups: list[RangeGroup] = []
-    order = np.argsort(ranges[:, 0], kind="stable").tolist()
-    starts, stops = ranges[:, 0].tolist(), ranges[:, 1].tolist()
-    members: list[int] = []
-    start = stop = 0
-    for i in order:
-        if members and (starts[i] - stop > max_gap_nbytes or max(stop, stops[i]) - start > max_nbytes):
-            groups.append(RangeGroup(start, stop, tuple(members)))
-            members = []
-        if not members:
-            start, stop = starts[i], stops[i]
-        members.append(i)
-        stop = max(stop, stops[i])
-    if members:
-        groups.append(RangeGroup(start, stop, tuple(members)))
+    if len(ranges) == 0:
+        return []
+    order = np.argsort(ranges[:, 0], kind="stable")
+    starts, reached = ranges[order, 0], np.maximum.accumulate(ranges[order, 1])
+    gaps = np.flatnonzero(starts[1:] - reached[:-1] > max_gap_nbytes) + 1
+    groups = []
+    for low, high in pairwise([0, *gaps.tolist(), len(order)]):
+        begin = low
+        while begin < high:
+            start = int(starts[begin])
+            end = begin + int(np.searchsorted(reached[begin:high], start + max_nbytes, side="right"))
+            end = max(end, begin + 1)
+            groups.append(RangeGroup(start, int(reached[end - 1]), order[begin:end]))
+            begin = end
     return groups
 
 

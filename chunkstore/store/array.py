@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from chunkstore import _native
 from chunkstore.errors import InvalidDataset
+from chunkstore.format.layout import floor_power_of_two
 from chunkstore.format.metadata import ArrayMetadata
 from chunkstore.format.shard_index import Index, decode_index, index_nbytes
 from chunkstore.format.versions import StoredObject
 from chunkstore.kernels.codecs import decode_chunk
-from chunkstore.plan.reads import Ints, Intervals, Pieces, coalesce, split_intervals, total_rows
+from chunkstore.plan.reads import Intervals, Ints, Pieces, coalesce, split_intervals, total_rows
 from chunkstore.store.cache import ChunkCache
 from chunkstore.store.fetch import Request, fetch_ranges
 from chunkstore.store.interface import Store
@@ -76,20 +78,31 @@ class StoredArray:
     def _read_plain(self, intervals: Intervals, out: npt.NDArray[Any]) -> None:
         """Values stored as they are: each piece is one byte range, whose check is the caller's."""
         itemsize, shard_rows = out.itemsize, self.metadata.shard_shape[0]
-        pieces = split_intervals(intervals, shard_rows)
-        requests, placements = [], []
+        piece_rows = floor_power_of_two(MAX_REQUEST_NBYTES // itemsize)
+        if piece_rows > shard_rows or shard_rows % piece_rows:
+            piece_rows = shard_rows
+        pieces = split_intervals(intervals, piece_rows)
+        requests: list[Request] = []
+        source, spans, places = [], [], []
         for run in pieces.by_chunk():
-            ranges = np.stack([pieces.start[run], pieces.stop[run]], axis=1) * itemsize
-            shard_key = self._shard_key(int(pieces.chunk[run.start]), need_nbytes=int(ranges[:, 1].max()))
+            first = int(pieces.chunk[run.start]) * piece_rows
+            ranges = (np.stack([pieces.start[run], pieces.stop[run]], axis=1) + first % shard_rows) * itemsize
+            shard_key = self._shard_key(first // shard_rows, need_nbytes=int(ranges[:, 1].max()))
             for group in coalesce(ranges, max_gap_nbytes=MAX_GAP_NBYTES, max_nbytes=MAX_REQUEST_NBYTES):
+                source.append(np.full(len(group.members), len(requests), np.int32))
+                spans.append(ranges[group.members] - group.start)
+                places.append(pieces.destination[run][group.members])
                 requests.append(Request(shard_key, group.start, group.stop))
-                placements.append([(*ranges[i].tolist(), int(pieces.destination[run][i])) for i in group.members])
-        raw = out.view(np.uint8)
-        for request, members, data in zip(requests, placements, fetch_ranges(self._store, requests), strict=True):
-            bytes_of = np.frombuffer(data, np.uint8)
-            for start, stop, destination in members:
-                at = destination * itemsize
-                raw[at : at + stop - start] = bytes_of[start - request.start : stop - request.start]
+        order = np.argsort(np.concatenate(places), kind="stable")
+        starts, stops = np.concatenate(spans)[order].T
+        bodies = fetch_ranges(self._store, requests)
+        _native.gather_spans(
+            out.view(np.uint8),
+            bodies,
+            np.concatenate(source)[order],
+            np.ascontiguousarray(starts),
+            np.ascontiguousarray(stops),
+        )
 
     def _read_chunks(self, pieces: Pieces, out: npt.NDArray[Any], *, verify: bool) -> None:
         runs = pieces.by_chunk()
@@ -125,10 +138,10 @@ class StoredArray:
                 members.append([(int(positions[i // len(columns)]), i % len(columns), ranges[i]) for i in group.members])
         bodies: dict[int, list[tuple[Request, memoryview]]] = {}
         for request, group_members, data in zip(requests, members, fetch_ranges(self._store, requests), strict=True):
-            for position, column, (start, stop) in sorted(group_members, key=lambda m: m[:2]):
+            for at, column, (start, stop) in group_members:
                 chunk = Request(request.key, int(start), int(stop))
-                body = data[int(start) - request.start : int(stop) - request.start]
-                row = bodies.setdefault(position, [(chunk, body)] * len(columns))
+                body = data[chunk.start - request.start : chunk.stop - request.start]
+                row = bodies.setdefault(at, [(chunk, body)] * len(columns))
                 row[column] = (chunk, body)
         return sorted(bodies.items())
 
@@ -239,9 +252,9 @@ def _copy_pieces(chunk: npt.NDArray[Any], out: npt.NDArray[Any], pieces: Pieces,
         start, stop, at = (int(a[run.start]) for a in (pieces.start, pieces.stop, pieces.destination))
         out[at : at + stop - start] = chunk[start:stop]
         return
-    start, lengths, at = pieces.start[run], pieces.stop[run] - pieces.start[run], pieces.destination[run]
+    starts, lengths, places = pieces.start[run], pieces.stop[run] - pieces.start[run], pieces.destination[run]
     within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    out[np.repeat(at, lengths) + within] = chunk[np.repeat(start, lengths) + within]
+    out[np.repeat(places, lengths) + within] = chunk[np.repeat(starts, lengths) + within]
 
 
 def _reader(num_chunks: int, request: Request, where: str) -> Callable[[memoryview], Index]:

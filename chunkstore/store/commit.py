@@ -1,16 +1,19 @@
 """Versions in a store: finding, reading and committing them.
 
-The version document, put if absent, is the commit: before it nothing is visible, after it everything is. Nothing is deleted when
-an answer is unclear; the document is read back and the writer's UUID tells whose it is. `writer.py` stands before it with objects
-that are durable already.
+The version document, put if absent, is the commit: before it nothing is visible, after it everything is. Nothing is deleted
+when an answer is unclear; the document is read back and the writer's UUID tells whose it is. `writer.py` stands before it with
+objects that are durable already.
 
 Source: docs/spec/v1.md, "Commits"; docs/explanation tells why.
 """
 
+import contextlib
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import accumulate
 
 from chunkstore.errors import (
     CommitConflict,
@@ -30,6 +33,8 @@ from chunkstore.store.interface import Store
 
 MAX_DOCUMENT_NBYTES = 1 << 30
 MAX_ATTEMPTS = 1000
+MAX_STEPS = 8
+"""Versions that are looked for one by one beyond a hint before the steps get longer."""
 
 
 def new_id() -> str:
@@ -79,8 +84,8 @@ def create_root(store: Store) -> str:
 
     A creation that died before its first version left them; it is taken up, not refused.
     """
-    root = {"chunkstore": {"format": FORMAT, "uuid": new_id()}}
-    store.write_if_absent("zarr.json", zarr_json(group_to_json({"chunkstore": root["chunkstore"]})))
+    root = group_to_json({"chunkstore": {"format": FORMAT, "uuid": new_id()}})
+    store.write_if_absent("zarr.json", zarr_json(root))
     store.write_if_absent("fragments/zarr.json", zarr_json(group_to_json({})))
     return read_uuid(store)
 
@@ -122,10 +127,13 @@ def commit_fragments(
         StoreError: the store failed and did not tell, when asked again, whether it had taken the version.
     """
     writer = new_id()
+    time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
     def next_version(parent: Version | None) -> Version:
         if parent is None:
-            return _version(dataset, 1, None, writer, message, schema, _renumber(fragments, 0), statistics, 0)
+            first = _renumber(fragments, 0)
+            total = sum(f.samples for f in first)
+            return Version(dataset, 1, None, writer, time, message, schema, first, statistics, total)
         if not parent.schema.same_types(schema):
             raise SchemaError(
                 f"{store.url}: version {parent.number} has another schema:\n{parent.schema!r}\nnot\n{schema!r}"
@@ -133,11 +141,17 @@ def commit_fragments(
         if lost := {f.id for f in fragments} & set(parent.condemned_fragments):
             raise CommitConflict(f"{store.url}: fragment {lost.pop()} was condemned by gc; write the samples again")
         added = _renumber(fragments, parent.next_sample_id)
-        merged = {name: _merge(parent.statistics[name], statistics[name]) for name in parent.schema}
-        return _version(
-            dataset, parent.number + 1, parent, writer, message, parent.schema, (*parent.fragments, *added), merged,
-            parent.next_sample_id,
-        )  # fmt: skip
+        return replace(
+            parent,
+            number=parent.number + 1,
+            parent=parent.number,
+            writer=writer,
+            time=time,
+            message=message,
+            fragments=(*parent.fragments, *added),
+            statistics={name: _merge(parent.statistics[name], statistics[name]) for name in parent.schema},
+            next_sample_id=parent.next_sample_id + sum(f.samples for f in added),
+        )
 
     return commit(store, next_version, create=create)
 
@@ -164,44 +178,73 @@ def commit(store: Store, next_version: Callable[[Version | None], Version], *, c
 def _put(store: Store, version: Version) -> bool:
     """Put a version document; whether it is there and ours, however unclear the store's answer was."""
     key, data = version_key(version.number), seal(version.to_json())
-    failure = None
+    failure, clear = None, True
     for _ in range(3):
         try:
             if store.write_if_absent(key, data):
                 return True
         except StoreError as error:
+            failure, clear = error, False
+        try:
+            there = _read_document(store, version.number)
+        except StoreError as error:
             failure = error
-        there = _read_document(store, version.number)
+            continue
         if there is not None:
             return there.writer == version.writer
-    raise StoreError(f"{store.url}/{key}: the commit failed and left nothing; run it again") from failure
+        clear = True
+    state = "left nothing" if clear else "may or may not have been taken: look with chunkstore.open before you write again"
+    raise StoreError(f"{store.url}/{key}: the commit failed and {state}") from failure
 
 
 def _probe_from(store: Store, number: int) -> Version | None:
-    """The last version of the unbroken row that begins at `number`; None if there is none at `number`."""
+    """The last version, known to be `number` or later; None if there is none at `number`.
+
+    Numbers are never freed, so versions stand in an unbroken row, whose end is found by steps of one, then longer ones.
+    """
     with ThreadPoolExecutor(2, thread_name_prefix="chunkstore-open") as pool:
-        here, following = pool.submit(_read_document, store, number), pool.submit(_read_next, store, number + 1)
-        version, after = here.result(), following.result()
-    while version is not None and after is not None:
-        version, after = after, _read_next(store, after.number + 1)
-    return version
+        here, following = pool.submit(_read_bytes, store, number), pool.submit(_read_next, store, number + 1)
+        last, after = here.result(), following.result()
+    if last is None:
+        return None
+    step = taken = 0
+    while after is not None:
+        number, last = number + max(1, step), after
+        taken += 1
+        step = 1 if taken < MAX_STEPS else step * 2
+        after = _read_next(store, number + step)
+    while step > 1:  # a version is at `number`, none at number + step
+        step = (step + 1) // 2
+        if (after := _read_next(store, number + step)) is not None:
+            number, last = number + step, after
+    return _parse(store, number, last)
 
 
-def _read_next(store: Store, number: int) -> Version | None:
+def _read_next(store: Store, number: int) -> bytes | None:
     """A version that may not be there yet; without permission to list, S3 answers 403 for what is absent."""
     try:
-        return _read_document(store, number)
+        return _read_bytes(store, number)
     except PermissionError:
         return None
 
 
 def _read_document(store: Store, number: int) -> Version | None:
+    data = _read_bytes(store, number)
+    return None if data is None else _parse(store, number, data)
+
+
+def _read_bytes(store: Store, number: int) -> bytes | None:
     key = version_key(number)
-    where = f"{store.url}/{key}"
     try:
-        data = store.read(key, limit_nbytes=MAX_DOCUMENT_NBYTES)
+        return store.read(key, limit_nbytes=MAX_DOCUMENT_NBYTES)
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise InvalidDataset(f"{store.url}/{key}: larger than any version document: {error}") from error
+
+
+def _parse(store: Store, number: int, data: bytes) -> Version:
+    where = f"{store.url}/{version_key(number)}"
     version = Version.from_json(unseal(data, where))
     if version.number != number:
         raise InvalidDataset(f"{where}: holds version {version.number}")
@@ -217,46 +260,14 @@ def _read_hint(store: Store) -> int | None:
 
 
 def _write_hint(store: Store, number: int) -> None:
-    try:
+    # the version is committed; readers probe forward from an older hint
+    with contextlib.suppress(StoreError, PermissionError):
         store.write(LATEST_KEY, seal({"number": number}))
-    except StoreError:
-        pass  # the version is committed; readers probe forward from an older hint
-
-
-def _version(
-    dataset: str,
-    number: int,
-    parent: Version | None,
-    writer: str,
-    message: str,
-    schema: Schema,
-    fragments: tuple[Fragment, ...],
-    statistics: Mapping[str, FieldStatistics],
-    first: int,
-) -> Version:
-    own = sum(f.samples for f in fragments) - (parent.num_samples if parent else 0)
-    return Version(
-        dataset=dataset,
-        number=number,
-        parent=parent.number if parent else None,
-        writer=writer,
-        time=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-        message=message,
-        schema=schema,
-        fragments=fragments,
-        statistics=statistics,
-        next_sample_id=first + own,
-        condemned_fragments=parent.condemned_fragments if parent else (),
-        condemned_versions=parent.condemned_versions if parent else (),
-    )
 
 
 def _renumber(fragments: tuple[Fragment, ...], first: int) -> tuple[Fragment, ...]:
-    renumbered = []
-    for fragment in fragments:
-        renumbered.append(Fragment(fragment.id, first, fragment.samples, fragment.block_rows, fragment.parts))
-        first += fragment.samples
-    return tuple(renumbered)
+    firsts = accumulate((fragment.samples for fragment in fragments), initial=first)
+    return tuple(replace(fragment, first=n) for fragment, n in zip(fragments, firsts, strict=False))
 
 
 def _merge(a: FieldStatistics, b: FieldStatistics) -> FieldStatistics:

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from chunkstore.format.schema import Array, Field, Ragged, Schema, has_shapes, stored_dtype
+from chunkstore.format.schema import Field, Schema
 from chunkstore.format.versions import FieldStatistics, Version
 from chunkstore.kernels.columns import Column, RaggedColumn, take
-from chunkstore.plan.reads import Ints, Intervals, intervals_of_rows
+from chunkstore.plan.reads import Intervals, Ints, intervals_of_rows
 from chunkstore.store.cache import ChunkCache
 from chunkstore.store.commit import read_version
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
 from chunkstore.store.part import OpenPart
+from chunkstore.store.present import empty_column as empty_column  # noqa: PLC0414  (loader takes it from here)
 from chunkstore.store.present import present_batch, present_sample
 
 CACHE_NBYTES = 64 << 20
@@ -28,7 +29,7 @@ CACHE_NBYTES = 64 << 20
 Url = str | os.PathLike[str]
 
 
-def open(  # noqa: A001  (the name users expect: cs.open)
+def open(
     url: Url,
     *,
     version: int | None = None,
@@ -85,6 +86,16 @@ class Dataset:
         return self._store.url
 
     @property
+    def is_local(self) -> bool:
+        """Whether it lies on a local disk."""
+        return self._store.is_local
+
+    @property
+    def decode(self) -> bool:
+        """Whether images come decoded."""
+        return self._decode
+
+    @property
     def uuid(self) -> str:
         """The dataset's identity, the same in all versions."""
         return self._version.dataset
@@ -113,8 +124,8 @@ class Dataset:
     def __getitem__(self, key: Any) -> Any:
         """Samples or a field.
 
-        `ds[7]` is a sample: a dict of field to value. `ds[10:20]`, `ds[[5, 3, -1]]` and `ds[mask]` are batches: dicts of columns,
-        see `FieldView`. `ds["label"]` is a field.
+        `ds[7]` is a sample: a dict of field to value. `ds[10:20]`, `ds[[5, 3, -1]]` and `ds[mask]` are batches: dicts of
+        columns, see `FieldView`. `ds["label"]` is a field.
 
         Raises:
             IndexError: a sample is not there.
@@ -248,15 +259,15 @@ class _Parts:
         """Sorted intervals of positions, as (fragment number, intervals of its rows)."""
         if len(intervals) == 0:
             return []
-        edges = self._edges
-        first = int(np.searchsorted(edges, intervals[0, 0], side="right")) - 1
-        last = int(np.searchsorted(edges, intervals[-1, 1], side="left"))
+        edges, starts, stops = self._edges, intervals[:, 0], intervals[:, 1]
+        firsts = np.searchsorted(edges, starts, side="right") - 1
+        lasts = np.searchsorted(edges, stops, side="left") - 1
+        across = [np.arange(a, b + 1) for a, b in zip(firsts, lasts, strict=True) if a < b]
         located = []
-        for fragment in range(first, last):
+        for fragment in np.unique(np.concatenate([firsts, *across])).tolist():
             low, high = edges[fragment], edges[fragment + 1]
-            own = intervals[(intervals[:, 0] < high) & (intervals[:, 1] > low)]
-            if len(own):
-                located.append((fragment, np.clip(own, low, high) - low))
+            own = intervals[np.searchsorted(stops, low, side="right") : np.searchsorted(starts, high, side="left")]
+            located.append((fragment, np.clip(own, low, high) - low))
         return located
 
     def of(self, number: int, name: str) -> OpenPart:
@@ -298,11 +309,3 @@ def _concatenated(field: Field, columns: list[Column]) -> Column:
     return RaggedColumn(
         np.concatenate([c.values for c in ragged]), offsets.astype(np.int64), np.concatenate(shapes) if shapes else None
     )
-
-
-def empty_column(field: Field) -> Column:
-    """A column of no samples."""
-    if isinstance(field, Array):
-        return np.empty((0, *field.shape), stored_dtype(field))
-    shapes = np.empty((0, len(field.shape)), np.int64) if isinstance(field, Ragged) and has_shapes(field) else None
-    return RaggedColumn(np.empty(0, stored_dtype(field)), np.zeros(1, np.int64), shapes)

@@ -1,11 +1,12 @@
 """From what users give to columns of stored values.
 
-One function a direction: `encode_column` takes the values of a field for some samples, checks every one against the field's type,
-and gives a column (`kernels/columns.py`) or raises `SampleError` naming field and sample. Nothing is converted that would change a
-number. Before it: `Writer.write`; after it: `sinks.py`.
+`encode_value` takes the value of a field for one sample, checks it against the field's type and gives it as stored;
+`encode_column` does so for several samples, `join_values` makes a column (`kernels/columns.py`) of values. What does not fit
+is a `SampleError` naming field and sample; nothing is converted that would change a number. Before it: `Writer.write`; after
+it: `fields.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,43 @@ from chunkstore.format.schema import Array, Bytes, Field, Image, Ragged, Text, h
 from chunkstore.kernels.columns import Column, RaggedColumn
 from chunkstore.kernels.images import check_image, encode_image
 from chunkstore.store.present import RaggedBatch
+
+Value = npt.NDArray[Any] | bytes
+"""One sample's value as it is stored: an array of the field's stored dtype, or the bytes of `Image`, `Text` and `Bytes`."""
+
+
+def encode_value(name: str, field: Field, value: Any, index: int) -> Value:
+    """Check and convert one sample's value; the result may share memory with what was given.
+
+    Args:
+        name: The field, for errors.
+        field: Its type.
+        value: What the user gave.
+        index: Number of the sample in what is being written, for errors.
+
+    Raises:
+        SampleError: it does not fit the field's type.
+    """
+    try:
+        if isinstance(field, Array):
+            return _fixed(field, value)
+        return _ragged(field, value) if isinstance(field, Ragged) else _BYTES_OF[type(field)](field, value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SampleError(f"field {name!r}, sample {index}: {error}") from error
+
+
+def join_values(field: Field, values: Sequence[Value]) -> Column:
+    """The column of encoded values; a single one is not copied."""
+    arrays = [value for value in values if isinstance(value, np.ndarray)]
+    if isinstance(field, Array):
+        return np.stack(arrays) if len(arrays) != 1 else arrays[0][None]
+    if isinstance(field, Ragged):
+        flat = [array.reshape(-1) for array in arrays]
+        joined = flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, stored_dtype(field)), *flat])
+        shapes = np.array([a.shape for a in arrays], np.int64).reshape(len(arrays), -1) if has_shapes(field) else None
+        return RaggedColumn(joined, _offsets([a.size for a in arrays]), shapes)
+    encoded = [value for value in values if isinstance(value, bytes)]
+    return RaggedColumn(np.frombuffer(b"".join(encoded), np.uint8), _offsets([len(data) for data in encoded]))
 
 
 def encode_column(name: str, field: Field, values: Any, first: int) -> Column:
@@ -30,34 +68,19 @@ def encode_column(name: str, field: Field, values: Any, first: int) -> Column:
     Raises:
         SampleError: a value does not fit the field's type.
     """
-    if isinstance(field, Array):
-        return _array_column(name, field, values, first)
-    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
         raise SampleError(f"field {name!r}: a sequence with one value a sample is needed, not {_kind(values)}")
-    if isinstance(field, Ragged):
-        return _ragged_column(name, field, values, first)
-    to_bytes = _BYTES_OF[type(field)]
-    encoded = []
-    for i, value in enumerate(values):
-        try:
-            encoded.append(to_bytes(field, value))
-        except (TypeError, ValueError) as error:
-            raise SampleError(f"field {name!r}, sample {first + i}: {error}") from error
-    joined = np.frombuffer(b"".join(encoded), np.uint8)
-    return RaggedColumn(joined, _offsets([len(data) for data in encoded]))
-
-
-def encode_sample(name: str, field: Field, value: Any, index: int) -> Column:
-    """The column of one sample's value; see `encode_column`."""
-    if isinstance(field, Array):
-        try:
-            array = _numbers(field, value)
-        except ValueError as error:
-            raise SampleError(f"field {name!r}, sample {index}: {error}") from error
-        if array.shape != field.shape:
-            raise SampleError(f"field {name!r}, sample {index}: shape {array.shape}, the schema says {field.shape}")
-        return array[None]
-    return encode_column(name, field, [value], index)
+    if isinstance(field, Array) and (column := _whole_column(name, field, values, first)) is not None:
+        return column
+    if isinstance(field, Ragged) and isinstance(values, RaggedBatch) and len(field.shape) == 1:
+        values = RaggedBatch(_numbers_or_fail(name, field, values.values, first), values.offsets)
+        offsets = np.asarray(values.offsets, np.int64)
+        if offsets[0] == 0 and offsets[-1] == len(values.values) and (np.diff(offsets) >= 0).all():
+            return RaggedColumn(values.values, offsets)
+    encoded = [encode_value(name, field, value, first + i) for i, value in enumerate(values)]
+    if not encoded and isinstance(field, Array):
+        return np.empty((0, *field.shape), stored_dtype(field))
+    return join_values(field, encoded)
 
 
 def column_length(values: Any) -> int | None:
@@ -68,43 +91,50 @@ def column_length(values: Any) -> int | None:
         return None
 
 
-def _array_column(name: str, field: Array, values: Any, first: int) -> npt.NDArray[Any]:
+def _whole_column(name: str, field: Array, values: Any, first: int) -> npt.NDArray[Any] | None:
+    """The column converted at once: arrays, tensors, and sequences of Python numbers; None where samples go one by one."""
+    is_array = isinstance(values, np.ndarray) or hasattr(values, "detach")
+    if not is_array and any(_has_dtype(value) for value in values):
+        return None
     try:
         array = _numbers(field, values)
-    except ValueError as error:
-        raise SampleError(f"field {name!r}, {_samples(first, column_length(values))}: {error}") from error
+    except (TypeError, ValueError, OverflowError):
+        if not is_array:
+            return None  # one by one, the sample that does not fit is found
+        _numbers_or_fail(name, field, values, first)
     if array.shape[1:] != field.shape or array.ndim == 0:
+        if not is_array:
+            return None
         raise SampleError(
-            f"field {name!r}, {_samples(first, column_length(values))}: samples of shape {array.shape[1:]}, the schema says "
-            f"{field.shape}"
+            f"field {name!r}, {_samples(first, len(array))}: shape {array.shape[1:]} a sample, the schema says {field.shape}"
         )
     return array
 
 
-def _ragged_column(name: str, field: Ragged, values: Any, first: int) -> RaggedColumn:
-    if isinstance(values, RaggedBatch) and values.shapes is None and len(field.shape) == 1:
-        numbers = _numbers(field, values.values)
-        offsets = np.asarray(values.offsets, np.int64)
-        if offsets[0] == 0 and offsets[-1] == len(numbers) and (np.diff(offsets) >= 0).all():
-            return RaggedColumn(numbers, offsets)
-    arrays = []
-    for i, value in enumerate(values):
-        try:
-            array = _numbers(field, value)
-        except ValueError as error:
-            raise SampleError(f"field {name!r}, sample {first + i}: {error}") from error
-        if array.size == 0 and array.ndim < len(field.shape):  # [] for a sample of (None, 3)
-            array = array.reshape([n or 0 for n in field.shape])
-        fits = array.ndim == len(field.shape) and all(
-            n is None or n == m for n, m in zip(field.shape, array.shape, strict=True)
-        )
-        if not fits:
-            raise SampleError(f"field {name!r}, sample {first + i}: shape {array.shape}, the schema says {field.shape}")
-        arrays.append(array)
-    dtype = stored_dtype(field)
-    joined = np.concatenate([a.reshape(-1) for a in arrays]) if arrays else np.empty(0, dtype)
-    shapes = np.array([a.shape for a in arrays], np.int64).reshape(len(arrays), -1) if has_shapes(field) else None
-    return RaggedColumn(joined.astype(dtype, copy=False), _offsets([a.size for a in arrays]), shapes)
+def _numbers_or_fail(name: str, field: Array | Ragged, values: Any, first: int) -> npt.NDArray[Any]:
+    try:
+        return _numbers(field, values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SampleError(f"field {name!r}, {_samples(first, column_length(values))}: {error}") from error
+
+
+def _fixed(field: Array, value: Any) -> npt.NDArray[Any]:
+    array = _numbers(field, value)
+    if array.shape != field.shape:
+        raise ValueError(f"shape {array.shape}, the schema says {field.shape}")
+    return array
+
+
+def _ragged(field: Ragged, value: Any) -> npt.NDArray[Any]:
+    array = _numbers(field, value)
+    if array.size == 0 and array.ndim < len(field.shape):  # [] for a sample of (None, 3)
+        array = array.reshape([n or 0 for n in field.shape])
+    fits = array.ndim == len(field.shape) and all(
+        n is None or n == m for n, m in zip(field.shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"shape {array.shape}, the schema says {field.shape}")
+    return array
 
 
 def _numbers(field: Array | Ragged, value: Any) -> npt.NDArray[Any]:
@@ -115,54 +145,66 @@ def _numbers(field: Array | Ragged, value: Any) -> npt.NDArray[Any]:
     array = np.asarray(value)
     if field.dtype == "bfloat16":
         return _bfloat16_bits(value, array)
-    if array.dtype == dtype or array.dtype == dtype.newbyteorder():
+    if _has_dtype(value):
+        same_kind = array.dtype.kind == dtype.kind or (array.dtype.kind, dtype.kind) == ("u", "i")
+        if not (same_kind and np.can_cast(array.dtype, dtype, "safe")):
+            raise ValueError(f"dtype {array.dtype}, the schema says {field.dtype}; convert it first")
         return array.astype(dtype, copy=False)
-    if isinstance(value, np.ndarray | np.generic):
-        if array.dtype.kind == dtype.kind or (array.dtype.kind, dtype.kind) == ("u", "i"):
-            if np.can_cast(array.dtype, dtype, "safe"):
-                return array.astype(dtype)
-        raise ValueError(f"dtype {array.dtype}, the schema says {field.dtype}; convert it first")
-    return _from_python(array, dtype, field.dtype)
+    return array if array.dtype == dtype else _from_python(value, array, dtype, field.dtype)
 
 
-def _from_python(array: npt.NDArray[Any], dtype: np.dtype[Any], said: str) -> npt.NDArray[Any]:
+def _has_dtype(value: Any) -> bool:
+    """Whether a value says itself what dtype it is of, as arrays, NumPy scalars and tensors do."""
+    return hasattr(value, "dtype")
+
+
+def _from_python(value: Any, array: npt.NDArray[Any], dtype: np.dtype[Any], said: str) -> npt.NDArray[Any]:
     """Python numbers and lists of them, by value: integers must be exact, floats are rounded as Python rounds them."""
     if array.size == 0:
         return array.astype(dtype)
-    source = array.dtype.kind
-    allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[dtype.kind]
-    if source not in allowed:
+    if dtype.kind in "iu" and array.dtype.kind in "fO":  # where some are beyond int64, NumPy looks for a wider type
+        array = np.asarray(value, object)
+        if not all(type(number) is int for number in array.flat):
+            raise ValueError(f"{_kind(array.flat[0])} where the schema says {said}")
+    elif array.dtype.kind not in {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[dtype.kind]:
         raise ValueError(f"{_kind(array.flat[0])} where the schema says {said}")
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if int(array.min()) < limits.min or int(array.max()) > limits.max:
             raise ValueError(f"{array.min()}…{array.max()} does not fit {said}")
-    return array.astype(dtype)
+        return array.astype(dtype)
+    with np.errstate(over="ignore"):
+        numbers = array.astype(dtype)
+    if dtype.kind == "f" and (np.isinf(numbers) & np.isfinite(array)).any():
+        raise ValueError(f"a number of {array.min()}…{array.max()} is beyond {said}")
+    return numbers
 
 
 def _bfloat16_bits(value: Any, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """bfloat16 of torch or ml_dtypes as they are; float32 and Python floats where bfloat16 holds them exactly."""
     if array.dtype.name == "bfloat16":
         return array.view(np.uint16).astype("<u2", copy=False)
-    if array.size and array.dtype != np.float32 and not (array.dtype.kind in "f" and not isinstance(value, np.ndarray)):
+    if array.size and array.dtype != np.float32 and (_has_dtype(value) or array.dtype.kind not in "fiu"):
         raise ValueError(
             f"dtype {array.dtype}, the schema says bfloat16; give torch.bfloat16, ml_dtypes.bfloat16 or float32"
         )
-    bits = array.astype("<f4").view("<u4")
-    if (bits & 0xFFFF).any():
-        raise ValueError("a float that bfloat16 does not hold exactly; round to bfloat16 first")
+    with np.errstate(over="ignore"):
+        floats = array.astype("<f4")
+    bits = floats.view("<u4")
+    if (bits & 0xFFFF).any() or (floats.astype(array.dtype) != array)[~np.isnan(floats)].any():
+        raise ValueError("a number that bfloat16 does not hold exactly; round to bfloat16 first")
     return (bits >> 16).astype("<u2")
 
 
 def _from_torch(tensor: Any) -> Any:
-    tensor = tensor.detach().cpu()
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
 
 
 def _text_bytes(_: Any, value: Any) -> bytes:
     if not isinstance(value, str):
         raise TypeError(f"{_kind(value)} where the schema says text")
-    return value.encode()
+    return value.encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
 
 
 def _plain_bytes(_: Any, value: Any) -> bytes:

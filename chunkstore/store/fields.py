@@ -1,12 +1,13 @@
 """The sinks of a field: which Zarr arrays hold it, and with which codecs.
 
-A fixed-shape field is one array. A ragged one is a group of values, spans, shapes where samples have more than one dimension, and
-crcs where values are stored as they came. Before it: `encode.py` with checked columns; after it: `sinks.py`.
+A fixed-shape field is one array. A ragged one is a group of values, spans, shapes where samples have more than one dimension,
+and crcs where values are stored as they came. Before it: `encode.py` with checked columns; after it: `sinks.py`.
 
 Source: docs/spec/v1.md, "Fields"; docs/decisions/001-chunk-shard-codec.md for what "auto" chooses.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,24 @@ from chunkstore._native import crc32c
 from chunkstore.format.codecs import ChunkCodecs, Compressor
 from chunkstore.format.documents import Json
 from chunkstore.format.metadata import ArrayMetadata, group_to_json
-from chunkstore.format.schema import Array, Field, Image, Ragged, field_to_json, has_shapes, stored_dtype
+from chunkstore.format.schema import (
+    Array,
+    Field,
+    Image,
+    Ragged,
+    dimension_names,
+    field_to_json,
+    has_shapes,
+    stored_dtype,
+)
 from chunkstore.format.statistics import Statistics
 from chunkstore.format.versions import FieldStatistics, StoredObject
 from chunkstore.kernels.codecs import encode_chunk
 from chunkstore.kernels.columns import Column, RaggedColumn
 from chunkstore.store.interface import Store
 from chunkstore.store.present import bfloat16_to_float32
-from chunkstore.store.sinks import ArraySink, ChooseCodecs, Workers
+from chunkstore.store.sinks import ArraySink, ChooseCodecs, Rows
+from chunkstore.store.workers import Workers
 
 PAYS_RATIO = 0.9
 """Compression is chosen where it leaves at most this share of the bytes."""
@@ -39,18 +50,16 @@ class FixedSink:
 
     def __init__(self, store: Store, part: str, name: str, field: Array, workers: Workers) -> None:
         self._name, self._field = name, field
-        self._sink = ArraySink(
-            store,
-            f"{part}/{name}",
+        rows = Rows(
             field.shape,
             stored_dtype(field),
-            ("sample", *(f"{name}_{i + 1}" for i in range(len(field.shape)))),
-            workers,
+            ("sample", *dimension_names(name, field)),
             _chooser(field, plain_codecs=ChunkCodecs(None, crc32c=True)),
             chunk=field.chunk,
             shard=field.shard,
             measure=_measure(field),
         )
+        self._sink = ArraySink(store, f"{part}/{name}", rows, workers)
 
     @property
     def sinks(self) -> dict[str, ArraySink]:
@@ -85,33 +94,24 @@ class RaggedSink:
 
     def __init__(self, store: Store, part: str, name: str, field: Field, workers: Workers) -> None:
         self._name, self._field = name, field
-        dtype = stored_dtype(field)
-        chunk = field.chunk if isinstance(field.chunk, int) else None
-
-        def sink(
-            path: str, row_shape: tuple[int, ...], dtype: str, names: tuple[str, ...], choose: ChooseCodecs
-        ) -> ArraySink:
-            key = f"{part}/{name}/{path}"
-            return ArraySink(store, key, row_shape, np.dtype(dtype).newbyteorder("<"), names, workers, choose)
-
-        self._values = ArraySink(
-            store,
-            f"{part}/{name}/values",
+        values = Rows(
             (),
-            dtype,
+            stored_dtype(field),
             (f"{name}_value",),
-            workers,
             _chooser(field, plain_codecs=_PLAIN),
-            chunk=chunk,
+            chunk=field.chunk if isinstance(field.chunk, int) else None,
             shard=field.shard,
             measure=_measure(field) if isinstance(field, Ragged) else None,
         )
-        self._spans = sink("spans", (2,), "int64", ("sample", f"{name}_span"), lambda *_: _INDEX_CODECS)
+        spans = Rows((2,), np.dtype("<i8"), ("sample", f"{name}_span"), lambda *_: _INDEX_CODECS)
+        crc = Rows((), np.dtype("<u4"), ("sample",), lambda *_: ChunkCodecs(None, crc32c=True))
+        self._values = ArraySink(store, f"{part}/{name}/values", values, workers)
+        self._spans = ArraySink(store, f"{part}/{name}/spans", spans, workers)
+        self._crc = ArraySink(store, f"{part}/{name}/crc", crc, workers)
         self._shape = None
         if isinstance(field, Ragged) and has_shapes(field):
-            rank = len(field.shape)
-            self._shape = sink("shape", (rank,), "int64", ("sample", f"{name}_rank"), lambda *_: _INDEX_CODECS)
-        self._crc = sink("crc", (), "uint32", ("sample",), lambda *_: ChunkCodecs(None, crc32c=True))
+            shape = Rows((len(field.shape),), np.dtype("<i8"), ("sample", f"{name}_rank"), lambda *_: _INDEX_CODECS)
+            self._shape = ArraySink(store, f"{part}/{name}/shape", shape, workers)
         self._pending_crcs: list[npt.NDArray[np.uint32]] = []
         self._lengths = Statistics()
 
@@ -168,7 +168,7 @@ class RaggedSink:
             return
         raw = column.values.view(np.uint8)
         bounds = (column.offsets * column.values.itemsize).tolist()
-        crcs = [crc32c(raw[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+        crcs = [crc32c(raw[a:b]) for a, b in pairwise(bounds)]
         self._pending_crcs.append(np.array(crcs, np.uint32))
         if self._values.codecs == _PLAIN:
             self._flush_crcs()
@@ -195,7 +195,7 @@ def stored_objects(sink: FieldSink) -> dict[str, StoredObject]:
 
 
 def named_codecs(codec: str, typesize: int) -> Compressor:
-    """The compressor a user named: "blosc-lz4", "zstd-3"…"""
+    """The compressor a user named, as "blosc-lz4" or "zstd-3" names it."""
     name, level = codec, None
     if codec.rpartition("-")[2].isdigit():
         name, _, digits = codec.rpartition("-")

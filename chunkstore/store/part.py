@@ -1,17 +1,19 @@
 """An opened part: reading samples of its fields.
 
-Opening reads the part's object list, whose checksum the version document holds, and its consolidated metadata, whose checksum the
-list holds; everything is checked against the schema before any sample is read. Gives columns (`kernels/columns.py`) of stored
-values; what a user sees is made of them by `present.py`. Damage is reported with object, field and samples, never served.
+Opening reads the part's object list, whose checksum the version document holds, and its consolidated metadata, whose checksum
+the list holds; everything is checked against the schema before any sample is read. Gives columns (`kernels/columns.py`) of
+stored values; what a user sees is made of them by `present.py`. Damage is reported with object, field and samples, never
+served.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from chunkstore._native import crc32c
-from chunkstore.errors import CorruptChunk, CorruptSample, InvalidDataset, MissingObject
+from chunkstore.errors import CorruptChunk, CorruptSample, InvalidDataset, MissingObject, StoreError
 from chunkstore.format.documents import parse_json, unseal
 from chunkstore.format.metadata import ArrayMetadata
 from chunkstore.format.schema import Array, Field, Ragged, Schema, has_shapes, stored_dtype
@@ -21,6 +23,7 @@ from chunkstore.plan.reads import Intervals
 from chunkstore.store.array import DamagedRows, StoredArray
 from chunkstore.store.cache import ChunkCache
 from chunkstore.store.interface import Store
+from chunkstore.store.present import empty_column
 
 MAX_METADATA_NBYTES = 64 << 20
 
@@ -58,11 +61,18 @@ class OpenPart:
         Raises:
             CorruptChunk, CorruptSample: stored bytes fail a check.
             MissingObject: a shard is absent.
-            InvalidDataset: spans or shapes contradict each other.
+            InvalidDataset: a shard's index is damaged, or spans or shapes contradict each other.
+            StoreError: the store failed, or an object is shorter than recorded.
         """
-        if isinstance(field, Array):
-            return self._read_rows(name, name, intervals, verify=verify)
-        return self._read_ragged(name, field, intervals, verify=verify)
+        if len(intervals) == 0:
+            return empty_column(field)
+        try:
+            if isinstance(field, Array):
+                return self._read_rows(name, name, intervals, verify=verify)
+            return self._read_ragged(name, field, intervals, verify=verify)
+        except (InvalidDataset, MissingObject, StoreError) as error:
+            samples = self._samples(int(intervals[0, 0]), int(intervals[-1, 1]))
+            raise type(error)(f"{error} (while reading field {name!r}, {samples})") from error
 
     def _read_rows(self, name: str, path: str, intervals: Intervals, *, verify: bool) -> npt.NDArray[Any]:
         try:
@@ -117,9 +127,13 @@ class OpenPart:
             data[offsets[i] : offsets[i + 1]] = again
 
     def _told(self, damage: DamagedRows, name: str, start: int, stop: int) -> str:
+        where = f"{damage.where} (field {name!r}, {self._samples(start, stop)})"
+        return f"{damage.reason} in {where}. Restore the object, or append the samples again."
+
+    def _samples(self, start: int, stop: int) -> str:
+        """Rows of the fragment as a user counts: by the version's samples."""
         first, last = self._position + start, self._position + stop - 1
-        samples = f"sample {first}" if first == last else f"samples {first}–{last}"
-        return f"{damage.reason} in {damage.where} (field {name!r}, {samples}). Restore the object, or append the samples again."
+        return f"sample {first}" if first == last else f"samples {first}–{last}"
 
     def _check_spans(self, name: str, spans: npt.NDArray[Any], num_values: int) -> npt.NDArray[np.int64]:
         ordered = (spans[:, 0] <= spans[:, 1]).all() and (spans[1:, 0] >= spans[:-1, 1]).all()
@@ -178,6 +192,11 @@ class OpenPart:
                 f"version say {dtype}{list(shape)}"
             )
         own = {key.removeprefix(f"{path}/"): stored for key, stored in objects.items() if key.startswith(f"{path}/")}
+        shards, expected_shards = sum(key.startswith("c/") for key in own), math.prod(metadata.shard_grid)
+        if shards != expected_shards:
+            raise InvalidDataset(
+                f"{self._store.url}/{self._part.path}/{OBJECTS_NAME}: {shards} shards of {path}, {expected_shards} are needed"
+            )
         return StoredArray(self._store, f"{self._part.path}/{path}", metadata, own, cache)
 
     def _read_objects(self) -> dict[str, StoredObject]:
@@ -220,8 +239,8 @@ class OpenPart:
 
 def _rows(intervals: Intervals) -> npt.NDArray[np.int64]:
     lengths = intervals[:, 1] - intervals[:, 0]
-    within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.repeat(intervals[:, 0], lengths) + within
+    within: npt.NDArray[np.int64] = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return within + np.repeat(intervals[:, 0], lengths)
 
 
 def _join_adjacent(spans: npt.NDArray[np.int64]) -> Intervals:

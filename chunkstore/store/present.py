@@ -1,7 +1,7 @@
 """From stored columns to what a user sees, and to nothing else.
 
-ds[7] gives scalars, arrays, str, bytes and decoded images; a batch gives arrays, `RaggedBatch` and lists. Stands after `part.py`
-and `loader/prefetch.py`, before the user; reads nothing.
+ds[7] gives scalars, arrays, str, bytes and decoded images; a batch gives arrays, `RaggedBatch` and lists. Stands after
+`part.py` and `loader/prefetch.py`, before the user; reads nothing.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chunkstore.errors import CorruptSample
-from chunkstore.format.schema import Array, Bytes, Field, Image, Ragged, Text
+from chunkstore.format.schema import Array, Bytes, Field, Image, Ragged, Text, has_shapes, stored_dtype
 from chunkstore.kernels.columns import Column, RaggedColumn
 from chunkstore.kernels.images import decode_image
 
@@ -55,8 +55,8 @@ def present_batch(name: str, field: Field, column: Column, *, decode: bool = Tru
     """A column as batches hold it.
 
     Returns:
-        `Array`: ndarray (samples, *shape); bfloat16 as float32, which holds it exactly. `Ragged`: `RaggedBatch`. `Text`: list of
-        str. `Bytes`: list of bytes. `Image`: list of uint8 arrays, or of the encoded bytes if not `decode`.
+        `Array`: ndarray (samples, *shape); bfloat16 as float32, which holds it exactly. `Ragged`: `RaggedBatch`. `Text`: list
+        of str. `Bytes`: list of bytes. `Image`: list of uint8 arrays, or of the encoded bytes if not `decode`.
 
     Raises:
         CorruptSample: text that is no UTF-8, an image that does not decode.
@@ -79,6 +79,14 @@ def present_sample(name: str, field: Field, column: Column, i: int = 0, *, decod
     if isinstance(field, Ragged):
         return _ragged(field, column)[i]
     return _decoded(name, field, _sample_bytes(column, i), i, decode=decode)
+
+
+def empty_column(field: Field) -> Column:
+    """A column of no samples."""
+    if isinstance(field, Array):
+        return np.empty((0, *field.shape), stored_dtype(field))
+    shapes = np.empty((0, len(field.shape)), np.int64) if isinstance(field, Ragged) and has_shapes(field) else None
+    return RaggedColumn(np.empty(0, stored_dtype(field)), np.zeros(1, np.int64), shapes)
 
 
 def bfloat16_to_float32(bits: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

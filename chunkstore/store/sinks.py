@@ -1,14 +1,13 @@
 """Sinks: rows in, shards of a Zarr array out.
 
-An `ArraySink` gathers rows in a buffer of whole chunks; full buffers are encoded by the pool's threads and appended, in order, to the
-shard being uploaded, by one thread of its own, so that memory stays bounded however large the array grows. Layout and codec are
-settled by the first buffer and recorded. Knows arrays, not fields: `fields.py` stands before it.
+An `ArraySink` gathers rows in a buffer of whole chunks. Full buffers are encoded by the threads of `workers.py` and appended,
+in order, to the shard being uploaded, so that memory stays bounded however large the array grows. Layout and codec are settled
+by the first buffer and recorded. Knows arrays, not fields: `fields.py` stands before it.
 """
 
 import math
-import threading
+import struct
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,64 +23,47 @@ from chunkstore.format.statistics import Statistics
 from chunkstore.format.versions import StoredObject
 from chunkstore.kernels.codecs import encode_chunk
 from chunkstore.store.interface import Data, Store, Upload
-
-BUFFER_NBYTES = 4 << 20
-"""Rows gathered before they are encoded together."""
-MAX_PENDING_BUFFERS = 12
-"""Buffers of a writer that wait to be encoded or uploaded; more make `append` wait."""
+from chunkstore.store.workers import Workers
 
 ChooseCodecs = Callable[[npt.NDArray[Any], int], ChunkCodecs]
 """From the first rows and the bytes of a chunk to the codec chain."""
 
+_AS_THEY_ARE = ChunkCodecs(None, crc32c=False)
 
-class Workers:
-    """The threads of one writer: some that encode, one that uploads in order, and the bound on what waits for them.
 
-    The first failure of any of them is raised by the next `submit` and by `finish`.
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What the rows of an array are, and how they are to be stored.
+
+    Attributes:
+        shape: Of one row; () for 1-D arrays.
+        dtype: Of the stored values, little-endian.
+        dimension_names: Of the array.
+        choose_codecs: Asked once, with the first rows.
+        chunk: Insisted-on inner chunk.
+        shard: Insisted-on shard.
+        measure: Makes statistics of rows, or None.
     """
 
-    def __init__(self, num_threads: int) -> None:
-        self._encoders = ThreadPoolExecutor(num_threads, thread_name_prefix="chunkstore-encode")
-        self._uploader = ThreadPoolExecutor(1, thread_name_prefix="chunkstore-upload")
-        self._room = threading.BoundedSemaphore(MAX_PENDING_BUFFERS)
-        self._failure: BaseException | None = None
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    dimension_names: tuple[str, ...]
+    choose_codecs: ChooseCodecs
+    chunk: int | tuple[int, ...] | None = None
+    shard: int | None = None
+    measure: Callable[[npt.NDArray[Any]], Statistics] | None = None
 
-    def submit(self, encode: Callable[[], Any], upload: Callable[[Any], None]) -> None:
-        """Run `encode` in some thread, then `upload` with its result, after all uploads submitted before."""
-        self._room.acquire()
-        self._raise_failure()
-        encoded = self._encoders.submit(encode)
-        self._uploader.submit(self._upload, encoded, upload)
-
-    def finish(self) -> None:
-        """Wait for everything."""
-        self._encoders.shutdown()
-        self._uploader.shutdown()
-        self._raise_failure()
-
-    def cancel(self) -> None:
-        """Drop what has not begun, wait for what has."""
-        self._encoders.shutdown(cancel_futures=True)
-        self._uploader.shutdown(cancel_futures=True)
-
-    def _upload(self, encoded: "Future[Any]", upload: Callable[[Any], None]) -> None:
-        try:
-            result = encoded.result()
-            if self._failure is None:
-                upload(result)
-        except BaseException as error:  # noqa: BLE001  (kept for the writer's own thread, which raises it)
-            self._failure = self._failure or error
-        finally:
-            self._room.release()
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    chunks: list[Data]
+    """Chunks, each in one or more pieces, and statistics of what they hold."""
+
+    chunks: list[tuple[Data, ...]]
     statistics: Statistics | None
 
 
@@ -91,59 +73,40 @@ class ArraySink:
     Args:
         store: Where.
         key: Key of the array in the store.
-        row_shape: Shape of one row; () for 1-D arrays.
-        dtype: Of the stored values, little-endian.
-        dimension_names: Of the array.
-        workers: Threads shared by the sinks of a writer.
-        choose_codecs: Asked once, with the first rows.
-        chunk: Insisted-on inner chunk.
-        shard: Insisted-on shard.
-        measure: Makes statistics of rows, or None.
+        rows: What comes in.
+        workers: Threads and memory shared by the sinks of a writer.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        key: str,
-        row_shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        dimension_names: tuple[str, ...],
-        workers: Workers,
-        choose_codecs: ChooseCodecs,
-        *,
-        chunk: int | tuple[int, ...] | None = None,
-        shard: int | None = None,
-        measure: Callable[[npt.NDArray[Any]], Statistics] | None = None,
-    ) -> None:
+    def __init__(self, store: Store, key: str, rows: Rows, workers: Workers) -> None:
         self.key = key
         self.num_rows = 0
         self.statistics = Statistics()
         self.objects: dict[str, StoredObject] = {}
         self.codecs: ChunkCodecs | None = None
-        self._store, self._workers, self._choose_codecs, self._measure = store, workers, choose_codecs, measure
-        self._row_shape, self._dtype, self._dimension_names = row_shape, dtype, dimension_names
-        self._grid = plan_grid(row_shape, dtype.itemsize, chunk=chunk, shard=shard)
-        self._free_to_shrink = chunk is None and shard is None
-        row_nbytes = max(1, math.prod(row_shape) * dtype.itemsize)
-        rows = floor_power_of_two(max(1, BUFFER_NBYTES // row_nbytes))
-        self._buffer_rows = min(max(self._grid.chunk[0], rows), self._grid.shard[0])
-        self._buffer: npt.NDArray[Any] | None = None
+        self._store, self._workers, self._rows = store, workers, rows
+        self._grid = plan_grid(rows.shape, rows.dtype.itemsize, chunk=rows.chunk, shard=rows.shard)
+        fitting = floor_power_of_two(max(1, workers.buffer_nbytes // max(1, rows.nbytes)))
+        self._buffer_rows = min(max(self._grid.chunk[0], fitting), self._grid.shard[0])
+        self._buffer: npt.NDArray[np.uint8] | None = None
+        self._gathered = np.empty((0, *rows.shape), rows.dtype)
         self._filled = 0
         self._shard: _ShardUpload | None = None
 
     @property
     def nbytes(self) -> int:
         """Decoded bytes of all rows so far."""
-        return self.num_rows * math.prod(self._row_shape) * self._dtype.itemsize
+        return self.num_rows * self._rows.nbytes
 
     def append(self, rows: npt.NDArray[Any]) -> None:
-        """Take rows (n, *row_shape); they are copied before this returns."""
+        """Take rows (n, *row shape); they are copied before this returns."""
         taken = 0
         while taken < len(rows):
             if self._buffer is None:
-                self._buffer, self._filled = np.empty((self._buffer_rows, *self._row_shape), self._dtype), 0
+                self._buffer = self._workers.take_buffer(self._buffer_rows * self._rows.nbytes)
+                self._gathered = self._buffer.view(self._rows.dtype).reshape(self._buffer_rows, *self._rows.shape)
+                self._filled = 0
             count = min(len(rows) - taken, self._buffer_rows - self._filled)
-            self._buffer[self._filled : self._filled + count] = rows[taken : taken + count]
+            self._gathered[self._filled : self._filled + count] = rows[taken : taken + count]
             self._filled += count
             taken += count
             if self._filled == self._buffer_rows:
@@ -153,7 +116,7 @@ class ArraySink:
     def finish(self) -> None:
         """Send what is left on its way; `Workers.finish` waits for it."""
         self._flush(last=True)
-        self._workers.submit(lambda: None, lambda _: self._end_shard())
+        self._workers.submit(np.empty(0, np.uint8), lambda: None, lambda _: self._end_shard())
 
     def abort(self) -> None:
         """Forget the shard being uploaded; call after `Workers.cancel`."""
@@ -164,26 +127,24 @@ class ArraySink:
         """The array's metadata, complete once everything is written."""
         assert self.codecs is not None
         return ArrayMetadata(
-            shape=(self.num_rows, *self._row_shape),
-            dtype=self._dtype.name,
+            shape=(self.num_rows, *self._rows.shape),
+            dtype=self._rows.dtype.name,
             chunk_shape=self._grid.chunk,
             shard_shape=self._grid.shard,
             codecs=self.codecs,
-            dimension_names=self._dimension_names,
+            dimension_names=self._rows.dimension_names,
         )
 
     def _flush(self, *, last: bool) -> None:
-        rows = (
-            self._buffer[: self._filled] if self._buffer is not None else np.empty((0, *self._row_shape), self._dtype)
-        )
+        rows, buffer = self._gathered[: self._filled], self._buffer
         if self.codecs is None:
-            if last and self._free_to_shrink:
+            if last and self._rows.chunk is None and self._rows.shard is None:
                 self._grid = _shrunk(self._grid, len(rows))
-            self.codecs = self._choose_codecs(rows, math.prod(self._grid.chunk) * self._dtype.itemsize)
-        self._buffer, self._filled = None, 0
-        if rows.size:
-            grid, codecs, measure = self._grid, self.codecs, self._measure
-            self._workers.submit(lambda: _encode(rows, grid, codecs, measure), self._upload)
+            self.codecs = self._rows.choose_codecs(rows, math.prod(self._grid.chunk) * self._rows.dtype.itemsize)
+        grid, codecs, measure = self._grid, self.codecs, self._rows.measure
+        if buffer is not None and rows.size:
+            self._workers.submit(buffer, lambda: _encode(rows, grid, codecs, measure), self._upload)
+        self._buffer, self._gathered, self._filled = None, self._gathered[:0], 0
 
     def _upload(self, encoded: _Encoded) -> None:
         if encoded.statistics is not None:
@@ -201,7 +162,7 @@ class ArraySink:
             self._shard = None
 
     def _shard_key(self) -> str:
-        return shard_key(len(self.objects), len(self._row_shape))
+        return shard_key(len(self.objects), len(self._rows.shape))
 
     @property
     def _chunks_of_shard(self) -> int:
@@ -220,9 +181,10 @@ class _ShardUpload:
     def num_chunks(self) -> int:
         return len(self._sizes)
 
-    def add(self, chunk: Data) -> None:
-        self._write(chunk)
-        self._sizes.append(len(chunk))
+    def add(self, chunk: tuple[Data, ...]) -> None:
+        for piece in chunk:
+            self._write(piece)
+        self._sizes.append(sum(len(piece) for piece in chunk))
 
     def finish(self, num_chunks: int) -> StoredObject:
         index = encode_index(self._sizes, num_chunks)
@@ -247,7 +209,7 @@ def _encode(
     """Encode rows into whole chunks, in grid order; the last is filled up with zeros."""
     statistics = measure(rows) if measure else None
     chunk_rows, row_chunk = grid.chunk[0], grid.chunk[1:]
-    chunks: list[Data] = []
+    chunks: list[tuple[Data, ...]] = []
     row_grid = [-(-n // c) for n, c in zip(rows.shape[1:], row_chunk, strict=True)]
     for start in range(0, len(rows), chunk_rows):
         block = rows[start : start + chunk_rows]
@@ -257,8 +219,16 @@ def _encode(
                 whole = np.zeros(grid.chunk, rows.dtype)
                 whole[tuple(slice(0, n) for n in box.shape)] = box
                 box = whole
-            chunks.append(encode_chunk(codecs, np.ascontiguousarray(box)))
+            chunks.append(_pieces(codecs, np.ascontiguousarray(box)))
     return _Encoded(chunks, statistics)
+
+
+def _pieces(codecs: ChunkCodecs, chunk: npt.NDArray[Any]) -> tuple[Data, ...]:
+    """A chunk's stored bytes; uncompressed ones stay where they are, with the checksum beside them."""
+    if codecs.compressor is not None or not codecs.crc32c:
+        return (encode_chunk(codecs, chunk),)
+    data = encode_chunk(_AS_THEY_ARE, chunk)
+    return data, struct.pack("<I", crc32c(data))
 
 
 def _shrunk(grid: GridShapes, num_rows: int) -> GridShapes:

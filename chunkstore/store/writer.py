@@ -1,8 +1,8 @@
 """Writing: samples in, one fragment out, one commit at the end.
 
-A `Writer` checks samples against the schema before anything of them is kept, streams them through the fields' sinks, and on leaving
-its `with` block writes the fragment's metadata and commits. Whatever happens before the commit, the dataset is as it was. Before
-it: the user or a converter; after it: `commit.py`.
+A `Writer` checks samples against the schema before anything of them is kept, streams them through the fields' sinks, and on
+leaving its `with` block writes the fragment's metadata and commits. Whatever happens before the commit, the dataset is as it
+was. Before it: the user or a converter; after it: `commit.py`.
 
 Source: docs/spec/v1.md, "Writing a fragment".
 """
@@ -18,17 +18,31 @@ from chunkstore.format.documents import Json, seal
 from chunkstore.format.layout import plan_block_rows
 from chunkstore.format.metadata import group_to_json, zarr_json
 from chunkstore.format.schema import Field, Schema
-from chunkstore.format.versions import FORMAT, OBJECTS_NAME, FieldStatistics, Fragment, Part, StoredObject, objects_to_json
+from chunkstore.format.versions import (
+    FORMAT,
+    OBJECTS_NAME,
+    FieldStatistics,
+    Fragment,
+    Part,
+    StoredObject,
+    objects_to_json,
+)
+from chunkstore.kernels.columns import Column
 from chunkstore.store.commit import commit_fragments, create_root, find_latest, new_id, read_latest
-from chunkstore.store.encode import column_length, encode_column, encode_sample
+from chunkstore.store.encode import Value, column_length, encode_column, encode_value, join_values
 from chunkstore.store.fields import open_sink, stored_objects
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
-from chunkstore.store.sinks import Workers
+from chunkstore.store.workers import Workers
 
 PART_NAME = "0"
 SMALL_FIELD_NBYTES = 64
 """Fields of at most so many bytes a sample use chunks longer than a block, and do not set its length."""
+
+HELD_NBYTES = 1 << 20
+"""Samples that come one by one are held until they are so many bytes together."""
+HELD_SAMPLE_NBYTES = 512
+"""What a held sample counts for besides its own bytes, so that tiny samples are passed on too."""
 
 Url = str | os.PathLike[str]
 
@@ -107,8 +121,11 @@ class Writer:
         self._store, self._dataset, self._message, self._create = store, dataset, message, create
         self._id = new_id()
         self._part = f"fragments/{self._id}/{PART_NAME}"
-        self._workers = Workers(num_threads or os.cpu_count() or 1)
+        self._workers = Workers(num_threads or os.cpu_count() or 1, num_arrays=2 * len(schema))
         self._sinks = {n: open_sink(store, self._part, n, field, self._workers) for n, field in schema.items()}
+        self._held: dict[str, list[Value]] = {name: [] for name in schema}
+        self._held_nbytes = 0
+        self._half_written = False
         self._closed = False
 
     def __repr__(self) -> str:
@@ -126,10 +143,15 @@ class Writer:
             StoreError: the store failed, now or on earlier samples.
         """
         self._check_names(sample, f"sample {self.num_samples}")
-        columns = {n: encode_sample(n, field, sample[n], self.num_samples) for n, field in self.schema.items()}
-        for name, column in columns.items():
-            self._sinks[name].append(column)
+        values = {n: encode_value(n, field, sample[n], self.num_samples) for n, field in self.schema.items()}
+        nbytes = sum(len(value) if isinstance(value, bytes) else value.nbytes for value in values.values())
+        large = nbytes >= HELD_NBYTES  # passed on before this returns, so what the caller owns need not be copied
+        for name, value in values.items():
+            self._held[name].append(value if large or isinstance(value, bytes) else value.copy())
+        self._held_nbytes += nbytes + HELD_SAMPLE_NBYTES
         self.num_samples += 1
+        if self._held_nbytes >= HELD_NBYTES:
+            self._pass_on_held()
 
     def write_batch(self, columns: Mapping[str, Any]) -> None:
         """Take several samples, as columns.
@@ -147,8 +169,8 @@ class Writer:
             told = ", ".join(f"{name!r}: {'no length' if n is None else n}" for name, n in lengths.items())
             raise SampleError(f"batch at sample {self.num_samples}: columns differ in length: {told}")
         encoded = {n: encode_column(n, field, columns[n], self.num_samples) for n, field in self.schema.items()}
-        for name, column in encoded.items():
-            self._sinks[name].append(column)
+        self._pass_on_held()
+        self._pass_on(encoded)
         self.num_samples += next(length for length in lengths.values() if length is not None)
 
     def close(self) -> None:
@@ -162,6 +184,11 @@ class Writer:
             return
         self._closed = True
         try:
+            if self._half_written:
+                raise StoreError(
+                    f"{self._store.url}: an earlier write failed half-way, so nothing can be committed; begin anew"
+                )
+            self._pass_on_held()
             fragments = (self._finish_fragment(),) if self.num_samples else ()
             statistics = self._statistics()
         except BaseException:
@@ -199,6 +226,18 @@ class Writer:
             raise SampleError(f"{where}: field {missing[0]!r} is missing; the schema has {', '.join(self.schema)}")
         if unknown := [name for name in given if name not in self.schema]:
             raise SampleError(f"{where}: field {unknown[0]!r} is not in the schema, which has {', '.join(self.schema)}")
+
+    def _pass_on_held(self) -> None:
+        """Give samples that came one by one to the sinks, which have a cost per call."""
+        if self._held_nbytes:
+            held, self._held, self._held_nbytes = self._held, {name: [] for name in self.schema}, 0
+            self._pass_on({name: join_values(field, held[name]) for name, field in self.schema.items()})
+
+    def _pass_on(self, columns: Mapping[str, Column]) -> None:
+        self._half_written = True
+        for name, column in columns.items():
+            self._sinks[name].append(column)
+        self._half_written = False
 
     def _finish_fragment(self) -> Fragment:
         for sink in self._sinks.values():
