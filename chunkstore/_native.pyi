@@ -21,6 +21,19 @@ def crc32c(data: Buffer | numpy.typing.NDArray[Any], value: int = 0) -> int:
 def crc32c_table(data: Buffer | numpy.typing.NDArray[Any], value: int = 0) -> int:
     """`crc32c` by its portable implementation: slower, there for tests."""
 
+def crc32c_spans(out: numpy.typing.NDArray[numpy.uint32], data: Buffer | numpy.typing.NDArray[Any], starts: numpy.typing.NDArray[numpy.int64], stops: numpy.typing.NDArray[numpy.int64]) -> None:
+    """
+    The crc32c of bytes [starts[i], stops[i]) of `data` becomes `out[i]`.
+
+    Args:
+        out: uint32, shape (n,).
+        data: any C-contiguous buffer.
+        starts, stops: int64, shape (n,).
+
+    Raises:
+        ValueError: lengths that differ, or a span that leaves `data`; `out` is then untouched.
+    """
+
 def blosc_decompress(data: Buffer | numpy.typing.NDArray[Any], out: Buffer | numpy.typing.NDArray[Any]) -> None:
     """
     Decodes one blosc1 frame into `out`, which is exactly as long as the frame says.

@@ -65,6 +65,19 @@ class Buffer {
     return {static_cast<const Integer*>(view_.buf), size() / sizeof(Integer)};
   }
 
+  // A one-dimensional array of uint32 in native order, to write to.
+  std::span<std::uint32_t> writable_uint32s(const char* name) const {
+    const std::string format = view_.format == nullptr ? "B" : view_.format;
+    const bool is_unsigned = format.size() == 1 && std::string("IL").find(format) != std::string::npos;
+    if (!is_unsigned || view_.itemsize != sizeof(std::uint32_t) || view_.ndim != 1) {
+      throw std::invalid_argument(std::string(name) + " is not a one-dimensional array of uint32");
+    }
+    if (reinterpret_cast<std::uintptr_t>(view_.buf) % alignof(std::uint32_t) != 0) {
+      throw std::invalid_argument(std::string(name) + " is not aligned");
+    }
+    return {static_cast<std::uint32_t*>(view_.buf), size() / sizeof(std::uint32_t)};
+  }
+
  private:
   std::size_t size() const { return static_cast<std::size_t>(view_.len); }
   Py_buffer view_{};
@@ -95,6 +108,18 @@ std::uint32_t crc32c_table(nb::handle data, std::uint32_t value) {
   const Buffer buffer = Buffer::readable(data, "data");
   const nb::gil_scoped_release release;
   return chunkstore::crc32c_table(buffer.bytes(), value);
+}
+
+void crc32c_spans(nb::handle out, nb::handle data, nb::handle starts, nb::handle stops) {
+  const Buffer out_buffer = Buffer::with_type(out, "out", PyBUF_WRITABLE);
+  const Buffer from = Buffer::readable(data, "data");
+  const Buffer start_buffer = Buffer::with_type(starts, "starts");
+  const Buffer stop_buffer = Buffer::with_type(stops, "stops");
+  const auto into = out_buffer.writable_uint32s("out");
+  const auto start_span = start_buffer.integers<std::int64_t>("starts");
+  const auto stop_span = stop_buffer.integers<std::int64_t>("stops");
+  const nb::gil_scoped_release release;
+  chunkstore::crc32c_spans(into, from.bytes(), start_span, stop_span);
 }
 
 template <void (*decompress)(std::span<const std::uint8_t>, std::span<std::uint8_t>)>
@@ -173,6 +198,7 @@ nb::dict build_info() {
 
 // NumPy's stubs call ndarray a Buffer from Python 3.12 on only.
 #define BUFFER "typing_extensions.Buffer | numpy.typing.NDArray[typing.Any]"
+#define UINT32 "numpy.typing.NDArray[numpy.uint32]"
 #define INT32 "numpy.typing.NDArray[numpy.int32]"
 #define INT64 "numpy.typing.NDArray[numpy.int64]"
 
@@ -188,6 +214,14 @@ NB_MODULE(_native, m) {
   m.def("crc32c_table", &crc32c_table, "data"_a, "value"_a = 0,
         nb::sig("def crc32c_table(data: " BUFFER ", value: int = 0) -> int"),
         "`crc32c` by its portable implementation: slower, there for tests.");
+  m.def("crc32c_spans", &crc32c_spans, "out"_a, "data"_a, "starts"_a, "stops"_a,
+        nb::sig("def crc32c_spans(out: " UINT32 ", data: " BUFFER ", starts: " INT64 ", stops: " INT64 ") -> None"),
+        "The crc32c of bytes [starts[i], stops[i]) of `data` becomes `out[i]`.\n\n"
+        "Args:\n"
+        "    out: uint32, shape (n,).\n"
+        "    data: any C-contiguous buffer.\n"
+        "    starts, stops: int64, shape (n,).\n\n"
+        "Raises:\n    ValueError: lengths that differ, or a span that leaves `data`; `out` is then untouched.");
   m.def("blosc_decompress", &decompress_into<chunkstore::blosc_decompress>, "data"_a, "out"_a,
         nb::sig("def blosc_decompress(data: " BUFFER ", out: " BUFFER ") -> None"),
         "Decodes one blosc1 frame into `out`, which is exactly as long as the frame says.\n\n"

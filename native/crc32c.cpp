@@ -4,6 +4,8 @@
 #include <bit>
 #include <cstddef>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #if defined(__x86_64__)
 #include <nmmintrin.h>
@@ -171,6 +173,23 @@ Update chosen_update() noexcept {
 
 std::uint32_t crc32c(std::span<const std::uint8_t> data, std::uint32_t value) noexcept {
   return ~chosen_update()(~value, data.data(), data.size());
+}
+
+void crc32c_spans(std::span<std::uint32_t> out, std::span<const std::uint8_t> data, std::span<const std::int64_t> starts,
+                  std::span<const std::int64_t> stops) {
+  if (starts.size() != out.size() || stops.size() != out.size()) {
+    throw std::invalid_argument("out has " + std::to_string(out.size()) + " entries, starts " + std::to_string(starts.size()) +
+                                ", stops " + std::to_string(stops.size()));
+  }
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    if (starts[i] < 0 || stops[i] < starts[i] || static_cast<std::uint64_t>(stops[i]) > data.size()) {
+      throw std::invalid_argument("span " + std::to_string(i) + " is [" + std::to_string(starts[i]) + ", " +
+                                  std::to_string(stops[i]) + "), but there are " + std::to_string(data.size()) + " bytes");
+    }
+  }
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    out[i] = crc32c(data.subspan(static_cast<std::size_t>(starts[i]), static_cast<std::size_t>(stops[i] - starts[i])));
+  }
 }
 
 std::uint32_t crc32c_table(std::span<const std::uint8_t> data, std::uint32_t value) noexcept {

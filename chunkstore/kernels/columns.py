@@ -61,6 +61,14 @@ def take(column: Column, rows: Ints) -> Column:
     return gather([column], np.zeros(len(rows), np.int32), rows)
 
 
+def crc32c_samples(values: npt.NDArray[Any], offsets: Ints) -> npt.NDArray[np.uint32]:
+    """The crc32c of the bytes of each sample values[offsets[i]:offsets[i + 1]]."""
+    bounds = offsets * values.itemsize
+    crcs = np.empty(len(offsets) - 1, np.uint32)
+    _native.crc32c_spans(crcs, values, bounds[:-1], bounds[1:])
+    return crcs
+
+
 def _gather_rows(
     out: npt.NDArray[Any], arrays: Sequence[npt.NDArray[Any]], source: npt.NDArray[np.int32], row: Ints
 ) -> None:

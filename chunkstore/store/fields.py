@@ -7,13 +7,11 @@ Source: docs/spec/v1.md, "Fields"; docs/decisions/001-chunk-shard-codec.md for w
 """
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from chunkstore._native import crc32c
 from chunkstore.format.codecs import ChunkCodecs, Compressor
 from chunkstore.format.documents import Json
 from chunkstore.format.metadata import ArrayMetadata, group_to_json
@@ -30,7 +28,7 @@ from chunkstore.format.schema import (
 from chunkstore.format.statistics import Statistics
 from chunkstore.format.versions import FieldStatistics, StoredObject
 from chunkstore.kernels.codecs import encode_chunk
-from chunkstore.kernels.columns import Column, RaggedColumn
+from chunkstore.kernels.columns import Column, RaggedColumn, crc32c_samples
 from chunkstore.store.interface import Store
 from chunkstore.store.present import bfloat16_to_float32
 from chunkstore.store.sinks import ArraySink, ChooseCodecs, Rows
@@ -166,10 +164,7 @@ class RaggedSink:
         if self._values.codecs not in (None, _PLAIN):
             self._pending_crcs.clear()
             return
-        raw = column.values.view(np.uint8)
-        bounds = (column.offsets * column.values.itemsize).tolist()
-        crcs = [crc32c(raw[a:b]) for a, b in pairwise(bounds)]
-        self._pending_crcs.append(np.array(crcs, np.uint32))
+        self._pending_crcs.append(crc32c_samples(column.values, column.offsets))
         if self._values.codecs == _PLAIN:
             self._flush_crcs()
 

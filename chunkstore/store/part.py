@@ -18,7 +18,7 @@ from chunkstore.format.documents import parse_json, unseal
 from chunkstore.format.metadata import ArrayMetadata
 from chunkstore.format.schema import Array, Field, Ragged, Schema, has_shapes, stored_dtype
 from chunkstore.format.versions import OBJECTS_NAME, Fragment, Part, StoredObject, objects_from_json
-from chunkstore.kernels.columns import Column, RaggedColumn
+from chunkstore.kernels.columns import Column, RaggedColumn, crc32c_samples
 from chunkstore.plan.reads import Intervals
 from chunkstore.store.array import DamagedRows, StoredArray
 from chunkstore.store.cache import ChunkCache
@@ -110,12 +110,9 @@ class OpenPart:
     ) -> None:
         """Check each sample against its own crc; fetch one that fails once more before giving it up."""
         stored = self._read_rows(name, f"{name}/crc", intervals, verify=True)
-        raw, itemsize = data.view(np.uint8), data.itemsize
-        bounds = (offsets * itemsize).tolist()
-        for i, expected in enumerate(stored.tolist()):
-            if crc32c(raw[bounds[i] : bounds[i + 1]]) == expected:
-                continue
+        for i in np.flatnonzero(crc32c_samples(data, offsets) != stored).tolist():
             again = values.read(spans[i : i + 1].astype(np.int64))
+            expected = int(stored[i])
             if (computed := crc32c(again.view(np.uint8))) != expected:
                 sample = self._position + int(_rows(intervals)[i])
                 shard = int(spans[i, 0]) // values.metadata.shard_shape[0]

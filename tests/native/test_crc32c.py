@@ -118,3 +118,31 @@ def test_another_thread_goes_on_while_a_large_buffer_is_summed():
         stop.set()
         counter.join()
     assert during > 100
+
+
+@given(st.binary(max_size=200), st.data())
+def test_spans_are_the_crcs_of_their_slices(data: bytes, draw: st.DataObject) -> None:
+    ends = st.integers(0, len(data))
+    spans = draw.draw(st.lists(st.tuples(ends, ends).map(sorted), max_size=20))
+    starts, stops = np.array(spans, np.int64).reshape(-1, 2).T
+    out = np.empty(len(spans), np.uint32)
+    _native.crc32c_spans(out, data, np.ascontiguousarray(starts), np.ascontiguousarray(stops))
+    assert out.tolist() == [oracle(data[start:stop]) for start, stop in spans]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), (0, 5), (5, 5), (0, 2**62), (-(2**63), 2**63 - 1)])
+def test_a_span_outside_the_data_is_refused_and_nothing_written(start: int, stop: int) -> None:
+    out = np.zeros(2, np.uint32)
+    with pytest.raises(ValueError, match="span 1 is"):
+        _native.crc32c_spans(out, b"1234", np.array([0, start]), np.array([4, stop]))
+    assert not out.any()
+
+
+def test_spans_need_arrays_of_one_length_and_the_right_kind() -> None:
+    one, two = np.zeros(1, np.int64), np.zeros(2, np.int64)
+    with pytest.raises(ValueError, match="starts 2"):
+        _native.crc32c_spans(np.empty(1, np.uint32), b"", two, one)
+    with pytest.raises(ValueError, match="out is not a one-dimensional array of uint32"):
+        _native.crc32c_spans(np.empty(1, np.int32), b"", one, one)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="starts is not a one-dimensional array of int64"):
+        _native.crc32c_spans(np.empty(1, np.uint32), b"", one.astype(np.int32), one)  # type: ignore[arg-type]
