@@ -157,6 +157,8 @@ class ObjectStore:
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """List objects; see `Store.list`."""
         prefix = check_prefix(prefix)
+        if not self._can_write:
+            raise StoreError(f"cannot list {self._url}/{prefix}: a web server has no listing of objects")
         pages = iter(self._doing("list", prefix, lambda: obstore.list(self._objects, prefix or None)))
         while page := self._doing("list", prefix, lambda: next(pages, None)):
             for meta in page:
@@ -220,25 +222,25 @@ class ObjectStore:
             failure: Exception = FileNotFoundError(
                 f"no object {key} in {self._url}{_reason(str(error), self._secrets)}"
             )
-        except (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError) as error:
-            failure = PermissionError(
-                f"cannot {verb} {self._url}/{key}: {_first_words(str(error), self._secrets)}. Check the credentials in"
-                " storage_options or the environment; S3 also answers 403 for an object that does not exist when the"
-                " credentials may not list the bucket."
-            )
         except (obstore.exceptions.BaseError, OSError) as error:
             failure = self._translate(verb, key, error)
         raise failure
 
     def _translate(self, verb: str, key: str, error: Exception) -> Exception:
+        where = f"cannot {verb} {self._url}/{key}"
         words = _first_words(str(error), self._secrets)
-        if "501 Not Implemented" in words:
-            return ReadOnlyStore(
-                f"cannot {verb} {self._url}/{key}: the server does not know this kind of request: {words}"
+        refused = isinstance(error, obstore.exceptions.PermissionDeniedError | obstore.exceptions.UnauthenticatedError)
+        if refused or "(code: AccessDenied)" in words:
+            return PermissionError(
+                f"{where}: {words}. Check the credentials in storage_options or the environment; S3 also answers 403 for an"
+                " object that does not exist when the credentials may not list the bucket."
             )
+        if "501 Not Implemented" in words and verb in {"write", "delete"}:
+            hint = ". Try storage_options={'disable_bulk_delete': True}" if verb == "delete" else ""
+            return ReadOnlyStore(f"{where}: the server does not know this kind of request: {words}{hint}")
         retries = re.search(r"after (\d+) retries", str(error))
         attempts = 1 + int(retries.group(1)) if retries else 1
-        failure = StoreError(f"cannot {verb} {self._url}/{key} (attempts: {attempts}): {words}")
+        failure = StoreError(f"{where} (attempts: {attempts}): {words}")
         failure.__cause__ = type(error)(words)
         return failure
 
@@ -324,9 +326,10 @@ def _open_azure(url: str, options: Mapping[str, Any]) -> tuple[Callable[[int | N
 def _open_web(url: str, options: Mapping[str, Any]) -> tuple[Callable[[int | None], Any], str]:
     if unknown := set(options) - {"client_options", "retry_config"}:
         raise ValueError(f"unknown storage_options for {printable_url(url)}: {', '.join(sorted(unknown))}")
+    root = url.rstrip("/")
     client = plan_client_options(options.get("client_options"), url)
     retry = plan_retry_config(options.get("retry_config"))
-    return lambda _: obstore.store.HTTPStore(url, client_options=client, retry_config=retry), url  # type: ignore[arg-type]
+    return lambda _: obstore.store.HTTPStore(root, client_options=client, retry_config=retry), url  # type: ignore[arg-type]
 
 
 _OPENERS: Mapping[str, Callable[[str, Mapping[str, Any]], tuple[Callable[[int | None], Any], str]]] = {

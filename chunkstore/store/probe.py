@@ -9,7 +9,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
-from chunkstore.errors import ReadOnlyStore
+from chunkstore.errors import ReadOnlyStore, StoreError
 from chunkstore.store.interface import Store
 
 # Servers that serialise writers of one key by waiting, as SeaweedFS does, take up to a second for each of them.
@@ -66,6 +66,6 @@ def _race(store: Store) -> None:
 def _remove(store: Store, key: str) -> None:
     try:
         store.delete([key])
-    except (OSError, ReadOnlyStore):
-        # the race itself failed then, and its error is the one to see
+    except (OSError, ReadOnlyStore, StoreError):
+        # Many may write and not delete: the key then stays, where nobody reads. Where all failed, the race says so.
         return

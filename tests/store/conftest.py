@@ -33,6 +33,7 @@ class ScriptedS3:
             "access_key_id": "AKIAKNOWNKEY",
             "secret_access_key": "hunter2-known-secret",
             "session_token": "known-session-token",
+            "disable_bulk_delete": True,
             **more,
         }
 
