@@ -65,9 +65,20 @@ def write_half(store: LyingStore, key: str, data: Data) -> bool:
     return MemoryStore.write_if_absent(store, key, bytes(data)[:-1])
 
 
+def acknowledge_the_late_without_writing(store: LyingStore, key: str, data: Data) -> bool:
+    return MemoryStore.write_if_absent(store, key, data) or data == b"a late writer"
+
+
 @pytest.mark.parametrize(
     "lie",
-    [overwrite, look_then_write, write_nothing_and_refuse, overwrite_and_refuse, write_half],
+    [
+        overwrite,
+        look_then_write,
+        write_nothing_and_refuse,
+        overwrite_and_refuse,
+        write_half,
+        acknowledge_the_late_without_writing,
+    ],
     ids=lambda lie: lie.__name__,
 )
 def test_a_store_that_lies_is_read_only(lie: Callable[[LyingStore, str, Data], bool]) -> None:
