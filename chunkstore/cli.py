@@ -1,0 +1,91 @@
+"""The command line: one command per verb, each a thin layer over what does the work.
+
+Imports only what parsing and printing need; a command imports the rest when it runs. Errors of the package print as one message,
+without a traceback. Before it: the user's shell; after it: `stages/` and the public functions.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from chunkstore import __version__
+from chunkstore.errors import ChunkstoreError
+
+app = typer.Typer(
+    name="chunkstore",
+    help="Chunked array datasets on Zarr v3, streamed shuffled into PyTorch training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; the exit status is 0, 1 for errors, 2 for wrong usage, 128 + n after signal n."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to fail
+    try:
+        app()
+    except ChunkstoreError as error:
+        _say_error(error)
+        sys.exit(1)
+
+
+@app.callback()
+def _chunkstore(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"chunkstore {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    *,
+    s3: Annotated[bool, typer.Option("--s3", help="Put the datasets into a real S3 server on this machine.")] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Write the datasets into this fresh folder and keep them.", metavar="DIR"),
+    ] = None,
+) -> None:
+    """See it all on real data, in less than a minute: convert, train, stop, resume, append, measure."""
+    from chunkstore.stages.demo.run import run_demo  # noqa: PLC0415  (the other commands need none of it)
+
+    if s3 and folder is not None:
+        raise typer.BadParameter("--s3 puts the datasets into a server that ends with the demo; leave --folder out")
+    status = run_demo(Console(highlight=False), s3=s3, folder=folder)
+    if status > 128:
+        # threads may still wait for a server that is gone, and Python would wait for them
+        sys.stdout.flush()
+        os._exit(status)
+    raise typer.Exit(status)
+
+
+@app.command()
+def info(
+    url: Annotated[str | None, typer.Argument(help="Path or URL of a dataset.", show_default=False)] = None,
+    *,
+    version: Annotated[int | None, typer.Option(help="Number of the version; the latest by default.")] = None,
+    build: Annotated[bool, typer.Option("--build", help="Print what this installation was built with.")] = False,
+) -> None:
+    """Print what a dataset holds, or with --build what this installation has."""
+    from chunkstore.stages import info as stage  # noqa: PLC0415  (needs the native module and NumPy)
+
+    if build == (url is not None):
+        raise typer.BadParameter("name a dataset, or give --build")
+    console = Console(highlight=False)
+    if url is None:
+        stage.show_build(console)
+    else:
+        stage.show_dataset(console, url, version=version)
+
+
+def _say_error(error: ChunkstoreError) -> None:
+    console = Console(stderr=True, highlight=False)
+    console.print(f"{type(error).__name__}: {error}", markup=False, soft_wrap=True)

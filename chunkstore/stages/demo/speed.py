@@ -1,0 +1,78 @@
+"""How fast a dataset streams, and how fast its storage gives the same objects to someone who does nothing with them.
+
+Both are taken in the same run, one after the other, on data that were read before. Before it: the story; after it: the table.
+"""
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import chunkstore as cs
+from chunkstore.store.location import open_store
+
+BATCH = 256
+MIN_TIME_S = 0.6
+NUM_READERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Throughput of one dataset.
+
+    Attributes:
+        samples: Of the dataset.
+        samples_per_s: Through the loader, shuffled, as tensors.
+        nbytes_per_s: The same, as bytes of decoded batches.
+        stored_nbytes: Bytes of all its objects.
+        raw_samples_per_s: As many samples as the storage gives in stored form, nothing checked and nothing decoded.
+        raw_nbytes_per_s: The same, as stored bytes.
+    """
+
+    samples: int
+    samples_per_s: float
+    nbytes_per_s: float
+    stored_nbytes: int
+    raw_samples_per_s: float
+    raw_nbytes_per_s: float
+
+
+def measure(url: str, options: Mapping[str, Any] | None) -> Speed:
+    """Stream whole epochs for a while, after a first one that is not counted; then fetch the stored objects likewise."""
+    loader = cs.Loader(url, BATCH, shuffle=True, drop_last=False, device="cpu", storage_options=options)
+    samples = len(loader.dataset)
+    nbytes = sum(_nbytes(value) for batch in loader for value in batch.values())
+    epochs, begin, seconds = 0, time.perf_counter(), 0.0
+    while seconds < MIN_TIME_S:
+        for _ in loader:
+            pass
+        epochs, seconds = epochs + 1, time.perf_counter() - begin
+    epoch_s = seconds / epochs
+    stored, fetch_s = _fetch_all(url, options)
+    return Speed(samples, samples / epoch_s, nbytes / epoch_s, stored, samples / fetch_s, stored / fetch_s)
+
+
+def stored_nbytes(url: str, options: Mapping[str, Any] | None) -> int:
+    """Bytes of all objects of a dataset, metadata and all versions included."""
+    return sum(nbytes for _, nbytes in open_store(url, storage_options=options).list())
+
+
+def _fetch_all(url: str, options: Mapping[str, Any] | None) -> tuple[int, float]:
+    store = open_store(url, storage_options=options)
+    keys = [key for key, _ in store.list("fragments")]
+    rounds, stored, seconds = 0, 0, 0.0
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        stored = sum(map(len, pool.map(store.read, keys)))
+        begin = time.perf_counter()
+        while seconds < MIN_TIME_S / 2:
+            list(pool.map(store.read, keys))
+            rounds, seconds = rounds + 1, time.perf_counter() - begin
+    return stored, seconds / rounds
+
+
+def _nbytes(value: Any) -> int:
+    """Bytes of a batch's column."""
+    if isinstance(value, list):
+        return sum(len(v.encode()) if isinstance(v, str) else int(v.nbytes) for v in value)
+    return int(value.nbytes)
