@@ -16,7 +16,8 @@ def torch_column(name: str, field: Field, column: Column, device: str, *, decode
     """A column as torch batches hold it.
 
     Returns:
-        `Array`: tensor (samples, *shape), torch.bfloat16 where the field is. `Ragged`: `RaggedBatch` of tensors. `Text`, `Bytes`:
+        `Array`: tensor (samples, *shape), torch.bfloat16 where the field is. `Ragged`: `RaggedBatch` of tensors. `Text`,
+            `Bytes`:
         lists. `Image`: list of uint8 tensors (height, width, channels), or of bytes if not `decode`.
     """
     if isinstance(field, Array):
@@ -33,9 +34,14 @@ def torch_column(name: str, field: Field, column: Column, device: str, *, decode
     return [as_tensor(value, device) for value in values]
 
 
+def import_torch() -> None:
+    """Import torch now, rather than in a thread that a fork could find in the middle of it."""
+    import torch  # noqa: F401, PLC0415
+
+
 def as_tensor(array: Any, device: str) -> Any:
     """The array as a tensor on a device; on the CPU both share memory."""
-    import torch
+    import torch  # noqa: PLC0415
 
     tensor = torch.from_numpy(array)
     return tensor if device == "cpu" else tensor.to(device, non_blocking=True)
@@ -44,6 +50,6 @@ def as_tensor(array: Any, device: str) -> Any:
 def _tensor(array: Any, field: Array | Ragged, device: str) -> Any:
     if field.dtype != "bfloat16":
         return as_tensor(array, device)
-    import torch
+    import torch  # noqa: PLC0415
 
     return as_tensor(array, device).view(torch.bfloat16)

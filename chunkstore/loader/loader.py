@@ -1,9 +1,10 @@
 """The loader: batches of a dataset in its order, for one rank, prefetched by threads, resumable at any step.
 
-Which samples make up which batch is decided by `plan/`; this class resolves who this rank is, keeps the cursor, and hands out what
-`prefetch.py` brings. It must never let threads, storage or selected fields change an order.
+Which samples make up which batch is decided by `plan/`; this class resolves who this rank is, keeps the cursor, and hands
+out what `prefetch.py` brings. It must never let threads, storage or selected fields change an order.
 """
 
+import operator
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,33 +13,36 @@ import numpy as np
 
 from chunkstore.errors import StateMismatch
 from chunkstore.kernels.columns import Column, gather
-from chunkstore.loader.device import as_tensor, torch_column
-from chunkstore.loader.prefetch import Columns, Prefetcher
+from chunkstore.loader.device import as_tensor, import_torch, torch_column
+from chunkstore.loader.prefetch import Budget, Columns, Prefetcher
 from chunkstore.loader.ranks import resolve_rank
 from chunkstore.loader.state import ORDER, WHOLE, LoaderState
 from chunkstore.plan.order import DEFAULT_LANES, DEFAULT_WINDOW_NBYTES, FragmentExtent, Order, Shuffle, plan_order
-from chunkstore.plan.pieces import Piece, Planner, Share, StepPlan
-from chunkstore.plan.reads import Ints, total_rows
+from chunkstore.plan.pieces import Piece, Share, StepPlan, plan_pieces
+from chunkstore.plan.reads import Ints
 from chunkstore.store.dataset import Dataset, Url, empty_column
 from chunkstore.store.dataset import open as open_dataset
 from chunkstore.store.present import Batch, present_batch
 
 NUM_CONNECTIONS = 16
 MIN_MEMORY_NBYTES = 256 << 20
+MAX_JOINED_NBYTES = 4 << 20
+"""Small runs and steps are read together up to so many bytes; each read has a cost of its own."""
 
 
 class Loader:
     """Iterates over a dataset in batches; each pass is an epoch.
 
-    The order is a function of version, shuffle, seed, epoch, lanes, window and affinity alone: the same global batches come for every
-    world size that divides the global batch.
+    The order is a function of version, shuffle, seed, epoch, lanes, window and affinity alone: the same global batches
+    come for every world size that divides the global batch.
 
     Args:
         dataset: A `Dataset`, or the path or URL of one.
         batch_size: Samples a rank takes in a step; or give `global_batch_size`.
         global_batch_size: Samples of a step over all ranks, a multiple of the world size.
-        shuffle: False: in version order; rank r takes the r-th slice of each global batch. True: blocks are shuffled within lanes and
-            samples within windows, which reads each block once. "full": a uniform permutation of all samples, for local data.
+        shuffle: False: in version order; rank r takes the r-th slice of each global batch. True: blocks are shuffled
+            within lanes and samples within windows, which reads each block once. "full": a uniform permutation of all
+            samples, for local data.
         seed: Of the shuffle, 0 to 2^64 − 1.
         drop_last: Whether a last step of fewer samples is left out; by default True if shuffled, False if not.
         pad: Fill the last step up with repeats and add "_mask" to every batch: bool (samples,), False for repeats.
@@ -48,9 +52,10 @@ class Loader:
         lanes: Parts of an epoch that are shuffled apart; world sizes that divide it read every block once.
         window_nbytes: Decoded bytes among which samples mix.
         affinity: Keep lanes at their ranks in every epoch, for caches.
-        memory_nbytes: What may be held ahead of the consumer; twice this rank's share of the window if None.
+        memory_nbytes: What may be held ahead of the consumer; twice this rank's share of the window if None. Runs that are
+            open, and the next batch, are held whatever it says: 0 means as little as possible.
         num_threads: Threads that assemble and decode batches; the number of cores if None.
-        num_connections: Reads of a remote store side by side.
+        num_connections: Pieces of a remote dataset that are read side by side.
         storage_options: For a URL; as in `chunkstore.open`.
 
     Raises:
@@ -81,30 +86,34 @@ class Loader:
     ) -> None:
         if (batch_size is None) == (global_batch_size is None):
             raise ValueError(f"batch_size={batch_size}, global_batch_size={global_batch_size}: give one of them")
-        if (batch_size or global_batch_size or 0) < 1:
-            raise ValueError(f"a batch size of {batch_size or global_batch_size}: at least 1 is needed")
         if pad and drop_last:
             raise ValueError("pad=True fills up the last step, drop_last=True leaves it out; choose one")
         resolve_rank(rank, world_size)
+        self.batch_size = _at_least(1, "batch_size", batch_size)
+        self.global_batch_size = _at_least(1, "global_batch_size", global_batch_size)
+        self._memory_nbytes = _at_least(0, "memory_nbytes", memory_nbytes)
+        self._num_threads = _at_least(1, "num_threads", num_threads) or len(os.sched_getaffinity(0))
+        self._num_connections = _at_least(1, "num_connections", num_connections) or NUM_CONNECTIONS
         self._given_url = not isinstance(dataset, Dataset)
         self._storage_options = storage_options
         self.dataset = (
             dataset if isinstance(dataset, Dataset) else open_dataset(dataset, storage_options=storage_options)
         )
         self.shuffle: Shuffle = shuffle
-        self.seed, self.lanes, self.window_nbytes, self.affinity = seed, lanes, window_nbytes, affinity
+        self.seed, self.lanes, self.window_nbytes = map(operator.index, (seed, lanes, window_nbytes))
+        self.affinity = bool(affinity)
         self.drop_last = (shuffle is not False and not pad) if drop_last is None else drop_last
         self.pad = pad
-        self.batch_size, self.global_batch_size = batch_size, global_batch_size
         self._rank, self._world_size = rank, world_size
         self.device = device
-        self._memory_nbytes = memory_nbytes
-        self._num_threads = num_threads or os.cpu_count() or 1
-        self._num_connections = num_connections or NUM_CONNECTIONS
-        self._order = self._planned_order()
+        if device is not None:
+            import_torch()
+        self._order = self._planned_order(self.dataset)
+        self._pid = os.getpid()
         self._epoch = self._consumed = 0
-        self._begun = 0  # places of the current epoch that were consumed when its iteration began
-        self._broken_off = False  # whether the current epoch has been begun, so that a new iterator belongs to the next
+        self._begun = 0  # places of the epoch that were consumed when its pass began
+        self._in_pass = False  # whether a pass has handed out batches of this epoch, so that a new one takes the next
+        self._pass: object = None  # whose batches move the cursor: the newest iterator's
 
     @property
     def epoch(self) -> int:
@@ -123,10 +132,12 @@ class Loader:
 
     def __len__(self) -> int:
         """Steps of a whole epoch, the same on every rank."""
-        return self._share().steps_left(0, len(self.dataset))
+        return len(self._share().steps(0, len(self.dataset)))
 
     def __repr__(self) -> str:
-        size = f"global_batch_size={self.global_batch_size}" if self.batch_size is None else f"batch_size={self.batch_size}"
+        size = f"batch_size={self.batch_size}"
+        if self.batch_size is None:
+            size = f"global_batch_size={self.global_batch_size}"
         return (
             f"Loader({self.dataset.url!r}, version={self.dataset.version}, {size}, shuffle={self.shuffle!r}, "
             f"seed={self.seed}, epoch={self._epoch}, consumed={self._consumed})"
@@ -135,53 +146,65 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the cursor to the end of the epoch.
 
-        The cursor stands at the beginning of the first epoch, or where `load_state_dict` or `set_epoch` put it. A pass that ends moves
-        it to the next epoch, and so does a new iterator after one that was left early. Batches are the caller's to keep.
+        The cursor stands at the beginning of the first epoch, or where `load_state_dict` or `set_epoch` put it. A pass
+        that ends moves it to the next epoch, and so does a new iterator after a pass that was left early. Only the newest
+        iterator moves the cursor. Batches are the caller's to keep. A failure to read ends the pass;
+        `load_state_dict(state_dict())` makes the next iterator go on at the batch that failed.
+
+        Raises:
+            ValueError: there are fewer samples than one batch, and `drop_last` leaves them out.
         """
-        if self._broken_off:
-            self._epoch, self._consumed = self._epoch + 1, 0
-        share = self._share()
-        num_samples = len(self.dataset)
-        if num_samples and share.steps_left(0, num_samples) == 0:
+        if self._in_pass:
+            self._epoch, self._consumed, self._in_pass = self._epoch + 1, 0, False
+        share, num_samples = self._share(), len(self.dataset)
+        if num_samples and not share.steps(0, num_samples):
             raise ValueError(
                 f"{num_samples} samples make no whole step of {share.global_batch}, and drop_last is on; use a smaller batch, "
                 "drop_last=False or pad=True"
             )
-        self._broken_off, self._begun = True, self._consumed
-        return self._batches(share, self._epoch, self._consumed)
+        self._begun = self._consumed
+        self._pass = object()
+        return self._moving_cursor(self._pass, share, self._epoch, share.steps(self._consumed, num_samples))
 
-    def _batches(
-        self, share: Share, epoch: int, consumed: int, *, first: int = 0, stride: int = 1
-    ) -> Iterator[Batch]:
-        """Batches from a place on; of every `stride` steps only number `first`, for workers that deal steps among them."""
-        prefetcher = self._prefetcher(share, epoch, consumed, first, stride)
+    def _moving_cursor(self, this_pass: object, share: Share, epoch: int, steps: range) -> Iterator[Batch]:
+        for stop, batch in self._batches(share, epoch, steps):
+            if self._pass is this_pass:
+                self._consumed, self._in_pass = stop, True
+            yield batch
+            del batch
+        if self._pass is this_pass:
+            self._epoch, self._consumed, self._in_pass = epoch + 1, 0, False
+
+    def _batches(self, share: Share, epoch: int, steps: range) -> Iterator[tuple[int, Batch]]:
+        prefetcher = self._prefetcher(share, epoch, steps)
         try:
-            for stop, batch in prefetcher:
-                if epoch == self._epoch:
-                    self._consumed = stop
-                yield batch
-            if epoch == self._epoch:
-                self._epoch, self._consumed, self._broken_off = epoch + 1, 0, False
+            yield from prefetcher
         finally:
             prefetcher.close()
 
     def worker_batches(self, worker: int, num_workers: int, epoch: int) -> Iterator[Batch]:
         """The batches of steps worker, worker + num_workers, … of an epoch: what one worker of a torch DataLoader yields."""
-        return self._batches(self._share(), epoch, 0, first=worker, stride=num_workers)
+        share, num_samples = self._share(), len(self.dataset)
+        steps = share.steps(0, num_samples, first=worker, stride=num_workers)
+        return (batch for _, batch in self._batches(share, epoch, steps))
 
     def set_epoch(self, epoch: int) -> None:
-        """Put the cursor at the beginning of an epoch; does nothing if it stands in that epoch, as after `load_state_dict`."""
+        """Put the cursor at the beginning of an epoch.
+
+        Does nothing if that epoch is the next to begin, or to go on after `load_state_dict`.
+        """
+        epoch = operator.index(epoch)
         if epoch < 0:
             raise ValueError(f"epoch={epoch}: epochs count from 0")
-        if epoch != self._epoch or self._broken_off:
-            self._epoch, self._consumed, self._broken_off = epoch, 0, False
+        if epoch != self._epoch or self._in_pass:
+            self._place_cursor(epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The cursor as JSON values, the same on every rank; a batch counts once it has been handed out."""
         epoch, consumed = self._epoch, self._consumed
-        if consumed and self._share().steps_left(consumed, len(self.dataset)) == 0:
+        if consumed and not self._share().steps(consumed, len(self.dataset)):
             epoch, consumed = epoch + 1, 0
-        return self._state(epoch, consumed).to_dict()
+        return self._state(self.dataset, epoch, consumed).to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a cursor: exactly the samples not yet handed out follow, at any world size and batch size.
@@ -189,18 +212,19 @@ class Loader:
         A loader that was given a URL opens the version of the state.
 
         Raises:
-            StateMismatch: the state is of another dataset, version, view or order.
+            StateMismatch: the state is of another dataset, version, view or order; the loader is as it was.
         """
+        dataset, order = self.dataset, self._order
         version = state.get("version")
-        if self._given_url and isinstance(version, int) and version != self.dataset.version:
-            if state.get("dataset") != self.dataset.uuid:
-                raise StateMismatch(f"the state is of dataset {state.get('dataset')}, this is {self.dataset.uuid}")
-            self.dataset = open_dataset(self.dataset.url, version=version, storage_options=self._storage_options)
-            self._order = self._planned_order()
-        epoch, consumed = self._state(0, 0).check(state)
-        if consumed > len(self.dataset):
-            raise StateMismatch(f"consumed={consumed} of {len(self.dataset)} samples")
-        self._epoch, self._consumed, self._broken_off = epoch, consumed, False
+        is_other = type(version) is int and version != dataset.version and state.get("dataset") == dataset.uuid
+        if is_other and self._given_url:
+            dataset = open_dataset(dataset.url, version=version, storage_options=self._storage_options)
+            order = self._planned_order(dataset)
+        epoch, consumed = self._state(dataset, 0, 0).check(state)
+        if consumed > len(dataset):
+            raise StateMismatch(f"consumed={consumed}, but version {dataset.version} has {len(dataset)} samples")
+        self.dataset, self._order = dataset, order
+        self._place_cursor(epoch, consumed)
 
     def sample_indices(self, step: int, epoch: int | None = None) -> Ints:
         """Indices in the dataset of this rank's samples in a step, without reading data: int64 (samples,).
@@ -215,12 +239,17 @@ class Loader:
         epoch = self._epoch if epoch is None else epoch
         begin = 0
         if epoch == self._epoch:
-            begin = self._begun if self._broken_off else self._consumed
+            begin = self._begun if self._in_pass else self._consumed
         share, num_samples = self._share(), len(self.dataset)
-        if not 0 <= step < share.steps_left(begin, num_samples):
-            raise IndexError(f"step {step} of {share.steps_left(begin, num_samples)}")
-        places, _ = share.places(begin + step * share.global_batch, num_samples)
+        steps = share.steps(begin, num_samples)
+        if not 0 <= step < len(steps):
+            raise IndexError(f"step {step} of {len(steps)} in epoch {epoch}")
+        places, _ = share.places(steps[step], num_samples)
         return self._order.positions(epoch, places)
+
+    def _place_cursor(self, epoch: int, consumed: int) -> None:
+        self._epoch, self._consumed, self._begun = epoch, consumed, consumed
+        self._in_pass, self._pass = False, None
 
     def _share(self) -> Share:
         rank, world_size = resolve_rank(self._rank, self._world_size)
@@ -234,9 +263,9 @@ class Loader:
         contiguous = self.shuffle is False
         return Share(rank, world_size, global_batch, contiguous, self.drop_last, self.pad)
 
-    def _planned_order(self) -> Order:
+    def _planned_order(self, dataset: Dataset) -> Order:
         return plan_order(
-            [FragmentExtent(f.samples, f.block_rows, f.nbytes) for f in self.dataset.version_document.fragments],
+            [FragmentExtent(f.samples, f.block_rows, f.nbytes) for f in dataset.version_document.fragments],
             shuffle=self.shuffle,
             seed=self.seed,
             lanes=self.lanes,
@@ -244,20 +273,29 @@ class Loader:
             affinity=self.affinity,
         )
 
-    def _prefetcher(self, share: Share, epoch: int, consumed: int, first: int, stride: int) -> Prefetcher:
-        fragments = self.dataset.version_document.fragments
-        sample_nbytes = sum(f.nbytes for f in fragments) // max(1, len(self.dataset)) + 1
-        held = max(MIN_MEMORY_NBYTES, 2 * self.window_nbytes // share.world_size)
-        remote = not self.dataset.is_local
+    def _prefetcher(self, share: Share, epoch: int, steps: range) -> Prefetcher:
+        if os.getpid() != self._pid:  # in a forked child, the order's locks may be held by threads of the parent
+            self._order, self._pid = self._planned_order(self.dataset), os.getpid()
+        num_samples = len(self.dataset)
+        sample_nbytes = sum(f.nbytes for f in self.dataset.version_document.fragments) // max(1, num_samples) + 1
+        memory_nbytes = self._memory_nbytes
+        if memory_nbytes is None:
+            memory_nbytes = max(MIN_MEMORY_NBYTES, 2 * self.window_nbytes // share.world_size)
+        num_readers = self._num_threads if self.dataset.is_local else self._num_connections
+        piece_nbytes = min(MAX_JOINED_NBYTES, memory_nbytes // (4 * num_readers))
+        budget = Budget(
+            memory_nbytes=memory_nbytes,
+            sample_nbytes=sample_nbytes,
+            batch_nbytes=share.global_batch // share.world_size * sample_nbytes,
+            num_readers=num_readers,
+            num_threads=self._num_threads,
+        )
         return Prefetcher(
-            Planner(self._order, share, epoch, first=first, stride=stride),
-            consumed,
+            plan_pieces(self._order, share, epoch, steps, piece_samples=piece_nbytes // sample_nbytes),
+            ((start, min(start + share.global_batch, num_samples)) for start in steps),
             self._read,
             self._assemble,
-            lambda piece: total_rows(piece.intervals) * sample_nbytes,
-            memory_nbytes=self._memory_nbytes or held,
-            num_readers=self._num_connections if remote else self._num_threads,
-            num_threads=self._num_threads,
+            budget,
         )
 
     def _read(self, piece: Piece) -> Columns:
@@ -278,11 +316,11 @@ class Loader:
             batch["_mask"] = mask if self.device is None else as_tensor(mask, self.device)
         return batch
 
-    def _state(self, epoch: int, consumed: int) -> LoaderState:
+    def _state(self, dataset: Dataset, epoch: int, consumed: int) -> LoaderState:
         return LoaderState(
             order=ORDER,
-            dataset=self.dataset.uuid,
-            version=self.dataset.version,
+            dataset=dataset.uuid,
+            version=dataset.version,
             view=WHOLE,
             shuffle=self.shuffle,
             seed=self.seed,
@@ -292,3 +330,9 @@ class Loader:
             epoch=epoch,
             consumed=consumed,
         )
+
+
+def _at_least(least: int, name: str, value: int | None) -> int | None:
+    if value is not None and operator.index(value) < least:
+        raise ValueError(f"{name}={value}: at least {least} is needed")
+    return None if value is None else operator.index(value)

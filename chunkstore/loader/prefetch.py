@@ -1,78 +1,84 @@
 """Prefetching: pieces are read ahead of the steps that need them, batches assembled ahead of their consumer.
 
-Reads happen in the order of need, in threads, within a budget of bytes; what the next steps need is always admitted, so that no
-budget can bring a halt. A failure surfaces at the batch it concerns. Plans nothing (`plan/pieces.py` does) and decides nothing about
-order. Before it: `Planner`; after it: the consumer of `Loader`.
+Reads begin in the order of need, in threads, within a budget of bytes; what the next step needs is always admitted, so that no
+budget can bring a halt. A failure surfaces at the batch it concerns. Plans nothing (`plan/pieces.py` does) and decides
+nothing about order. Before it: `Planner`; after it: the consumer of `Loader`.
 """
 
+import heapq
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from chunkstore.errors import ForkedLoader
-from chunkstore.kernels.columns import Column
-from chunkstore.plan.pieces import Piece, PieceKey, Planner, StepPlan
+from chunkstore.kernels.columns import Column, column_nbytes
+from chunkstore.loader.threads import JobThreads
+from chunkstore.plan.pieces import Piece, Planner, StepPlan
 
 Columns = dict[str, Column]
 READY_STEPS = 2
 """Batches assembled ahead of the consumer, besides one for every thread that assembles."""
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What prefetching may use.
+
+    Attributes:
+        memory_nbytes: What pieces and batches may hold ahead of the consumer; the next step's are admitted whatever they hold.
+        sample_nbytes: Of a sample, about; what a piece really holds counts once it has been read.
+        batch_nbytes: Of a batch, about.
+        num_readers: Threads that read pieces.
+        num_threads: Threads that assemble batches.
+    """
+
+    memory_nbytes: int
+    sample_nbytes: int
+    batch_nbytes: int
+    num_readers: int
+    num_threads: int
+
+
 @dataclass(slots=True, eq=False)
 class _Held:
-    """A piece that is being read or held, and how many planned steps still need it."""
-
+    piece: Piece
     columns: "Future[Columns]"
-    last_place: int
     nbytes: int
-    steps: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Ahead:
-    plan: StepPlan
-    batch: "Future[Any] | None" = field(default=None)
 
 
 class Prefetcher:
-    """Iterates over the batches of one epoch, as (places handed out, batch).
+    """Iterates over the batches of some steps of an epoch, as (place after the step, batch).
 
     Args:
         planner: Of the epoch and rank.
-        consumed: Place at which to begin.
+        steps: Places at which the steps begin and end.
         read: Reads a piece.
         assemble: Makes a batch of a step from its pieces' columns.
-        estimate_nbytes: Of a piece; budgets go by it.
-        memory_nbytes: What pieces may hold; the next steps' are admitted whatever they hold.
-        num_readers: Threads that read pieces.
-        num_threads: Threads that assemble batches.
+        budget: What may be used.
     """
 
     def __init__(
         self,
         planner: Planner,
-        consumed: int,
+        steps: Iterable[tuple[int, int]],
         read: Callable[[Piece], Columns],
         assemble: Callable[[StepPlan, list[Columns]], Any],
-        estimate_nbytes: Callable[[Piece], int],
-        *,
-        memory_nbytes: int,
-        num_readers: int,
-        num_threads: int,
+        budget: Budget,
     ) -> None:
-        self._planner, self._read, self._assemble, self._estimate = planner, read, assemble, estimate_nbytes
-        self._memory_nbytes = memory_nbytes
-        self._planned_to = consumed
-        self._ended = False
-        self._ahead: deque[_Ahead] = deque()
-        self._held: dict[PieceKey, _Held] = {}
+        self._planner, self._read, self._assemble, self._budget = planner, read, assemble, budget
+        self._steps = iter(steps)
+        self._next_step = next(self._steps, None)
+        self._next_piece = planner.next_piece()
+        self._ahead: deque[tuple[int, Future[Any]]] = deque()
+        self._held: dict[int, _Held] = {}
+        self._by_end: list[tuple[int, int]] = []  # a heap of (last place, number) of what is held
+        self._measured: deque[tuple[int, int]] = deque()  # (number, bytes) of pieces read since the last look
         self._held_nbytes = 0
-        self._ready_steps = READY_STEPS + num_threads
-        self._readers = ThreadPoolExecutor(num_readers, thread_name_prefix="chunkstore-read")
-        self._assemblers = ThreadPoolExecutor(num_threads, thread_name_prefix="chunkstore-assemble")
+        self._readers = JobThreads(budget.num_readers, "chunkstore-read")
+        self._assemblers = JobThreads(budget.num_threads, "chunkstore-assemble")
         self._pid = os.getpid()
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
@@ -85,49 +91,61 @@ class Prefetcher:
             self._advance()
             if not self._ahead:
                 return
-            ahead = self._ahead.popleft()
-            assert ahead.batch is not None
-            batch = ahead.batch.result()
-            self._release(ahead.plan)
+            stop, assembled = self._ahead.popleft()
+            batch = assembled.result()
+            self._release(stop)
             self._advance()
-            yield ahead.plan.stop, batch
+            yield stop, batch
+            del assembled, batch  # it is the caller's to keep or to drop
 
     def close(self) -> None:
         """Drop what is planned; threads end with what they are reading."""
-        if os.getpid() == self._pid:
-            self._readers.shutdown(wait=False, cancel_futures=True)
-            self._assemblers.shutdown(wait=False, cancel_futures=True)
+        self._readers.close()
+        self._assemblers.close()
 
     def _advance(self) -> None:
-        while not self._ended and (len(self._ahead) < self._ready_steps or self._held_nbytes < self._memory_nbytes):
-            self._plan_step()
-        for ahead in list(self._ahead)[: self._ready_steps]:
-            if ahead.batch is None:
-                futures = [self._held[key].columns for key in ahead.plan.pieces]
-                ahead.batch = self._assemblers.submit(self._assembled, ahead.plan, futures)
+        """Admit the steps that are next, then pieces of later ones, as far as the budget goes."""
+        while self._measured:
+            number, nbytes = self._measured.popleft()
+            if (held := self._held.get(number)) is not None:
+                self._held_nbytes += nbytes - held.nbytes
+                held.nbytes = nbytes
+        ready_steps = READY_STEPS + self._budget.num_threads
+        while self._next_step is not None and len(self._ahead) < ready_steps and (not self._ahead or self._has_room(0)):
+            start, stop = self._next_step
+            while self._next_piece is not None and self._next_piece.first_place < stop:
+                self._admit(self._next_piece)
+            self._ahead.append((stop, self._assemblers.submit(self._assembled, start)))
+            self._next_step = next(self._steps, None)
+        while self._next_piece is not None and self._has_room(self._estimate(self._next_piece)):
+            self._admit(self._next_piece)
 
-    def _plan_step(self) -> None:
-        plan = self._planner.plan(self._planned_to)
-        if plan is None:
-            self._ended = True
-            return
-        for key in plan.pieces:
-            if key not in self._held:
-                piece = self._planner.piece(key)
-                columns = self._readers.submit(self._read, piece)
-                self._held[key] = _Held(columns, piece.last_place, self._estimate(piece))
-                self._held_nbytes += self._held[key].nbytes
-            self._held[key].steps += 1
-        self._planned_to = plan.stop
-        self._ahead.append(_Ahead(plan))
+    def _has_room(self, nbytes: int) -> bool:
+        batches = (len(self._ahead) + 1) * self._budget.batch_nbytes
+        return self._held_nbytes + batches + nbytes <= self._budget.memory_nbytes
 
-    def _release(self, plan: StepPlan) -> None:
-        for key in plan.pieces:
-            self._held[key].steps -= 1
-        passed = [k for k, held in self._held.items() if held.steps == 0 and held.last_place < self._planned_to]
-        for key in passed:
-            self._held_nbytes -= self._held.pop(key).nbytes
-            self._planner.forget(key)
+    def _estimate(self, piece: Piece) -> int:
+        return piece.num_samples * self._budget.sample_nbytes
 
-    def _assembled(self, plan: StepPlan, pieces: "list[Future[Columns]]") -> Any:
-        return self._assemble(plan, [piece.result() for piece in pieces])
+    def _admit(self, piece: Piece) -> None:
+        nbytes = self._estimate(piece)
+        self._held[piece.number] = _Held(piece, self._readers.submit(self._read_measured, piece), nbytes)
+        self._held_nbytes += nbytes
+        heapq.heappush(self._by_end, (piece.last_place, piece.number))
+        self._next_piece = self._planner.next_piece()
+
+    def _release(self, place: int) -> None:
+        """Let go of pieces that no step from `place` on needs; those before it have all been assembled."""
+        while self._by_end and self._by_end[0][0] < place:
+            held = self._held.pop(heapq.heappop(self._by_end)[1])
+            self._held_nbytes -= held.nbytes
+            self._planner.forget(held.piece)
+
+    def _read_measured(self, piece: Piece) -> Columns:
+        columns = self._read(piece)
+        self._measured.append((piece.number, sum(column_nbytes(column) for column in columns.values())))
+        return columns
+
+    def _assembled(self, start: int) -> Any:
+        plan = self._planner.plan_step(start)
+        return self._assemble(plan, [self._held[number].columns.result() for number in plan.pieces])

@@ -1,8 +1,8 @@
 """A dataset and a loader as `torch.utils.data.DataLoader` wants them.
 
-`StreamDataset` yields whole batches in the loader's order, whatever the number of workers: worker w of W yields steps w, w + W, …, and
-DataLoader takes them in turn. `MapDataset` gives samples by index, many at once. Workers may be spawned or come from a forkserver; forked
-ones work for local data, and get `ForkedLoader` where the store has threads of its own.
+`StreamDataset` yields whole batches in the loader's order, whatever the number of workers: worker w of W yields steps w, w
++ W, …, and DataLoader takes them in turn. `MapDataset` gives samples by index, many at once. Workers may be spawned or
+come from a forkserver; forked ones work for local data, and get `ForkedLoader` where the store has threads of its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.utils.data
 
+from chunkstore._native import crc32c
 from chunkstore.loader.loader import Loader
 from chunkstore.loader.ranks import resolve_rank
 from chunkstore.plan.order import Shuffle
@@ -18,6 +19,8 @@ from chunkstore.store.dataset import open as open_dataset
 from chunkstore.store.present import Batch
 
 MAX_WORKERS = 1024
+_NUM_PASSES = 64
+_LOW_BITS = (1 << 32) - 1
 
 
 class StreamDataset(torch.utils.data.IterableDataset[Batch]):
@@ -43,11 +46,9 @@ class StreamDataset(torch.utils.data.IterableDataset[Batch]):
         **options: Any,
     ) -> None:
         super().__init__()
-        self._options = {"device": "cpu", **options}
         self._dataset = dataset
-        self._arguments = {"batch_size": batch_size, "shuffle": shuffle, "seed": seed}
-        # Shared with workers: the epoch that set_epoch asked for, then how many passes each worker has begun since.
-        self._epoch_and_passes = torch.zeros(1 + MAX_WORKERS, dtype=torch.int64).share_memory_()
+        self._options = {"device": "cpu", "batch_size": batch_size, "shuffle": shuffle, "seed": seed, **options}
+        self._epochs = _SharedEpochs()
         self._loader: Loader | None = None
         self._loader = self._made()
 
@@ -57,19 +58,18 @@ class StreamDataset(torch.utils.data.IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         worker = torch.utils.data.get_worker_info()
-        number, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        epoch = int(self._epoch_and_passes[0] + self._epoch_and_passes[1 + number])
-        self._epoch_and_passes[1 + number] += 1
-        return self._made().worker_batches(number, count, epoch)
+        if worker is None:
+            return self._made().worker_batches(0, 1, self._epochs.begin_pass())
+        epoch = self._epochs.begin_pass_of_worker(worker.id, worker.seed - worker.id)
+        return self._made().worker_batches(worker.id, worker.num_workers, epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next pass, also in workers that live already."""
-        self._epoch_and_passes[1:] = 0
-        self._epoch_and_passes[0] = epoch
+        self._epochs.set(epoch)
 
     def _made(self) -> Loader:
         if self._loader is None:
-            self._loader = Loader(self._dataset, **self._arguments, **self._options)
+            self._loader = Loader(self._dataset, **self._options)
         return self._loader
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,6 +77,64 @@ class StreamDataset(torch.utils.data.IterableDataset[Batch]):
         rank, world_size = resolve_rank(self._options.get("rank"), self._options.get("world_size"))
         options = {**self._options, "rank": rank, "world_size": world_size}
         return {**self.__dict__, "_options": options, "_dataset": self._made().dataset, "_loader": None}
+
+
+class _SharedEpochs:
+    """Which epoch a pass is, agreed upon by workers that do not talk to each other.
+
+    The main process is not told when DataLoader begins a pass, and of a pass that is given up early some workers may never have
+    begun. So passes have tags that all their workers know: DataLoader's base seed, and how often this worker has seen it.
+    The first worker of a pass notes that its epoch is the one after the last noted; those who come at the same moment note
+    the same. Everything is in 64-bit words of shared memory, each written in one go.
+    """
+
+    def __init__(self) -> None:
+        words = torch.zeros(1 + _NUM_PASSES + MAX_WORKERS, dtype=torch.int64)
+        words.share_memory_()  # type: ignore[no-untyped-call]
+        self._words = words
+
+    @property
+    def _first(self) -> torch.Tensor:
+        return self._words[:1]
+
+    @property
+    def _noted(self) -> torch.Tensor:
+        """Tag << 32 | epoch + 1."""
+        return self._words[1 : 1 + _NUM_PASSES]
+
+    @property
+    def _seen(self) -> torch.Tensor:
+        """Base seed << 32 | how often, of each worker."""
+        return self._words[1 + _NUM_PASSES :]
+
+    def set(self, epoch: int) -> None:
+        if not 0 <= epoch < _LOW_BITS:
+            raise ValueError(f"epoch={epoch}: epochs count from 0")
+        self._noted.zero_()
+        self._first.fill_(epoch)
+
+    def begin_pass(self) -> int:
+        epoch = self._next_epoch()
+        self._noted[0] = epoch + 1
+        return epoch
+
+    def begin_pass_of_worker(self, worker: int, base_seed: int) -> int:
+        seed = base_seed & (_LOW_BITS >> 1)
+        before = int(self._seen[worker])
+        times = (before & _LOW_BITS) + 1 if before >> 32 == seed else 1
+        self._seen[worker] = seed << 32 | times
+        tag = crc32c(f"{base_seed} {times}".encode()) >> 1
+        slot = 1 + tag % (_NUM_PASSES - 1)
+        noted = int(self._noted[slot])
+        if noted and noted >> 32 == tag:
+            return (noted & _LOW_BITS) - 1
+        epoch = self._next_epoch()
+        self._noted[slot] = tag << 32 | (epoch + 1)
+        return epoch
+
+    def _next_epoch(self) -> int:
+        last = int((self._noted & _LOW_BITS).max())
+        return last if last else int(self._first[0])
 
 
 class MapDataset(torch.utils.data.Dataset[dict[str, Any]]):

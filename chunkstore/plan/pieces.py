@@ -1,21 +1,27 @@
-"""Pieces: which samples are read together, and which of them make up each step of a rank.
+"""Pieces: which samples are read together, in which order, and where in them the samples of a step lie.
 
-A piece is a set of samples that the loader reads in one go and keeps until its last place has passed: a run of a lane where blocks
-are shuffled, the samples of one step otherwise. `Planner` turns a place in the epoch into the pieces of the next step and the rows
-in them. Pure: no I/O. Stands on `order.py` and `steps.py`; `loader/prefetch.py` does what is planned here.
+A piece is what the loader reads in one go and keeps until its last place has passed. Where blocks are shuffled it is one
+run of a lane, or several small ones; otherwise the samples of a few steps. Pieces come in the order of need and are
+independent of what the steps are cut into. Pure: no I/O. Stands on `order.py` and `steps.py`; `loader/prefetch.py` does
+what is planned here.
 """
 
+import heapq
+import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from chunkstore.plan.order import LaneOrder, Order
-from chunkstore.plan.reads import Ints, Intervals, intervals_of_rows
-from chunkstore.plan.steps import num_steps, padded_rank_places, rank_places, step_size
+from chunkstore.plan.reads import Intervals, Ints, intervals_of_rows
+from chunkstore.plan.steps import num_steps, padded_rank_places, rank_places
 
-PieceKey = tuple[int, int]
-"""(lane, run), or (-1, first place of the step)."""
+Mask = npt.NDArray[np.bool_]
+
+_RUN_BITS = 40
+"""A run's key is lane << 40 | run; a sample's number in a run stays below 2^40 too."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,31 +29,35 @@ class Piece:
     """Samples that are read together.
 
     Attributes:
-        intervals: Their positions, sorted: what to read.
-        last_place: After this place of the epoch the piece is not needed any more.
+        number: Pieces of a planner count from 0, in the order of need.
+        intervals: Positions of the samples, sorted and disjoint: what to read.
+        num_samples: How many they are.
+        first_place: No place of the epoch before this one needs the piece.
+        last_place: No place after this one does.
     """
 
+    number: int
     intervals: Intervals
+    num_samples: int
+    first_place: int
     last_place: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepPlan:
-    """A rank's part of one step.
+    """A rank's part of one step: sample i is row `row[i]` of the piece with number `pieces[source[i]]`.
 
     Attributes:
-        stop: Places of the epoch handed out once this step is.
-        pieces: What has to be read.
-        source: int32 (samples,): which of `pieces` holds each sample.
-        row: int64 (samples,): which row of it, counted in sorted positions.
-        mask: bool (samples,), False for repeats that fill up a last step; None where there is no filling up.
+        pieces: Numbers of the pieces that the step draws from.
+        source: int32 (samples,).
+        row: int64 (samples,): rows in the piece's intervals, one after another.
+        mask: bool (samples,), False for repeats, if short steps are filled up.
     """
 
-    stop: int
-    pieces: tuple[PieceKey, ...]
+    pieces: tuple[int, ...]
     source: npt.NDArray[np.int32]
     row: Ints
-    mask: npt.NDArray[np.bool_] | None
+    mask: Mask | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,104 +80,215 @@ class Share:
     drop_last: bool
     pad: bool
 
-    def places(self, consumed: int, num_samples: int) -> tuple[Ints, npt.NDArray[np.bool_] | None]:
-        """This rank's places of the step that begins at `consumed`, and their mask if steps are filled up."""
-        arguments = (consumed, self.global_batch, self.rank, self.world_size, num_samples)
+    def places(self, start: int, num_samples: int) -> tuple[Ints, Mask | None]:
+        """This rank's places of the step that begins at place `start`, and their mask if steps are filled up."""
+        arguments = (start, self.global_batch, self.rank, self.world_size, num_samples)
         if self.pad:
             return padded_rank_places(*arguments, contiguous=self.contiguous)
         return rank_places(*arguments, contiguous=self.contiguous), None
 
-    def steps_left(self, consumed: int, num_samples: int) -> int:
-        """Steps from `consumed` to the end of an epoch."""
-        return num_steps(num_samples, self.global_batch, consumed=consumed, drop_last=self.drop_last)
+    def steps(self, consumed: int, num_samples: int, *, first: int = 0, stride: int = 1) -> range:
+        """The places at which the steps from `consumed` to the end of the epoch begin.
+
+        Args:
+            consumed: Place at which the first step begins.
+            num_samples: Of the epoch.
+            first: Of every `stride` steps only number `first` is meant: what one of several workers takes.
+            stride: See `first`.
+        """
+        size = self.global_batch
+        count = num_steps(num_samples, size, consumed=consumed, drop_last=self.drop_last)
+        return range(consumed, consumed + count * size, size)[first::stride]
 
 
-class Planner:
-    """Plans the steps of one epoch for one rank; keeps the pieces that planned steps need.
+class Planner(Protocol):
+    """Plans pieces and steps of one epoch for one rank."""
+
+    def next_piece(self) -> Piece | None:
+        """The piece needed next, or None when there are no more."""
+
+    def plan_step(self, start: int) -> StepPlan:
+        """The step that begins at place `start`, whose pieces must have been given; may be called from any thread."""
+
+    def forget(self, piece: Piece) -> None:
+        """Let go of a piece whose last place has passed."""
+
+
+def plan_pieces(order: Order, share: Share, epoch: int, steps: range, *, piece_samples: int) -> Planner:
+    """A planner of the steps that begin at `steps`.
 
     Args:
         order: Of the samples.
         share: This rank's.
         epoch: The epoch.
-        first: Of every `stride` steps of the epoch only this one is planned: what one of several workers takes.
-        stride: See `first`.
+        steps: As `Share.steps` gives them.
+        piece_samples: Pieces grow to about so many samples, where smaller ones can be joined.
     """
-
-    def __init__(self, order: Order, share: Share, epoch: int, *, first: int = 0, stride: int = 1) -> None:
-        self._order, self._share, self._epoch = order, share, epoch
-        self._first, self._stride = first, stride
-        self._layouts: dict[PieceKey, _Layout] = {}
-
-    def plan(self, consumed: int) -> StepPlan | None:
-        """The step that begins at `consumed`, or the first after it that is to be planned; None at the end of the epoch."""
-        share, num_samples = self._share, self._order.num_samples
-        if self._stride > 1:
-            skipped = (self._first - consumed // share.global_batch) % self._stride
-            consumed = min(consumed + skipped * share.global_batch, num_samples)
-        if share.steps_left(consumed, num_samples) == 0:
-            return None
-        places, mask = share.places(consumed, num_samples)
-        stop = consumed + step_size(consumed, share.global_batch, num_samples)
-        if isinstance(self._order, LaneOrder):
-            pieces, source, row = self._plan_lanes(self._order, places)
-        else:
-            pieces, source, row = self._plan_step(places, stop)
-        return StepPlan(stop, pieces, source, row, mask)
-
-    def piece(self, key: PieceKey) -> Piece:
-        """A piece of a planned step."""
-        return self._layouts[key].piece
-
-    def forget(self, key: PieceKey) -> None:
-        """Let go of a piece whose last place has passed."""
-        del self._layouts[key]
-
-    def _plan_lanes(
-        self, order: LaneOrder, places: Ints
-    ) -> tuple[tuple[PieceKey, ...], npt.NDArray[np.int32], Ints]:
-        lanes, runs, offsets = order.locate(self._epoch, places)
-        pairs, first, source = np.unique((lanes << 40) | runs, return_index=True, return_inverse=True)
-        keys = tuple((int(pair) >> 40, int(pair) & ((1 << 40) - 1)) for pair in pairs)
-        row = np.empty(len(places), np.int64)
-        by_piece = np.argsort(source, kind="stable")
-        edges = np.searchsorted(source[by_piece], np.arange(len(keys) + 1))
-        for i, key in enumerate(keys):
-            members = by_piece[edges[i] : edges[i + 1]]
-            if key not in self._layouts:
-                self._layouts[key] = _run_layout(order, self._epoch, key)
-            row[members] = self._layouts[key].rows(offsets[members])
-        return keys, source.astype(np.int32), row
-
-    def _plan_step(self, places: Ints, stop: int) -> tuple[tuple[PieceKey, ...], npt.NDArray[np.int32], Ints]:
-        if len(places) == 0:
-            return (), np.empty(0, np.int32), np.empty(0, np.int64)
-        positions, row = np.unique(self._order.positions(self._epoch, places), return_inverse=True)
-        key = (-1, stop)
-        piece = Piece(intervals_of_rows(positions), stop - 1)
-        self._layouts[key] = _Layout(piece, np.empty(0, np.int64), np.empty(0, np.int64))
-        return (key,), np.zeros(len(places), np.int32), row.astype(np.int64)
+    if isinstance(order, LaneOrder):
+        return _LanePlanner(order, share, epoch, steps, piece_samples)
+    return _StepPlanner(order, share, epoch, steps, piece_samples)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Layout:
-    """A piece, and where its samples, numbered in run order, lie in sorted order."""
+class _Run:
+    """Where the samples of a run lie: sample i, numbered in run order, is row i + shift[last j with edges[j] <= i]."""
 
-    piece: Piece
+    piece: int
     edges: Ints
     shift: Ints
 
-    def rows(self, offsets: Ints) -> Ints:
-        return offsets + self.shift[np.searchsorted(self.edges, offsets, side="right") - 1]
+
+class _LanePlanner:
+    """Pieces are runs; small ones that are needed one after another are joined."""
+
+    def __init__(self, order: LaneOrder, share: Share, epoch: int, steps: range, piece_samples: int) -> None:
+        self._order, self._share, self._epoch = order, share, epoch
+        self._piece_samples = piece_samples
+        self._stop = min(steps[-1] + share.global_batch, order.num_samples) if steps else 0
+        self._num_pieces = 0
+        self._runs: dict[int, _Run] = {}
+        self._keys: dict[int, list[int]] = {}
+        # A place comes back to the same slot and rank after `period` indices of the lane.
+        self._period = share.world_size // math.gcd(share.world_size, order.lanes)
+        self._upcoming: list[tuple[int, int, int]] = []  # a heap of (first place, lane, run)
+        if steps:
+            self._find_first_runs(steps[0])
+
+    def next_piece(self) -> Piece | None:
+        """See `Planner`."""
+        keys: list[int] = []
+        ranges: list[Ints] = []
+        num_samples = last_place = 0
+        first_place = self._upcoming[0][0] if self._upcoming else 0
+        while self._upcoming:
+            place, lane, run = self._upcoming[0]
+            start, stop = self._order.run_span(self._epoch, lane, run)
+            if keys and num_samples + stop - start > self._piece_samples:
+                break
+            heapq.heappop(self._upcoming)
+            slot = place % self._order.lanes
+            last_place = max(last_place, (stop - 1) * self._order.lanes + slot)
+            self._push_run_after(lane, run, stop, slot)
+            keys.append(lane << _RUN_BITS | run)
+            ranges.append(self._order.run_ranges(self._epoch, lane, run))
+            num_samples += stop - start
+        if not keys:
+            return None
+        number = self._num_pieces
+        self._num_pieces += 1
+        intervals = self._lay_out(number, keys, ranges)
+        return Piece(number, intervals, num_samples, first_place, last_place)
+
+    def plan_step(self, start: int) -> StepPlan:
+        """See `Planner`."""
+        places, mask = self._share.places(start, self._order.num_samples)
+        if len(places) == 0:
+            return _empty_plan(mask)
+        lanes, run_numbers, offsets = self._order.locate(self._epoch, places)
+        keys, run_of = np.unique((lanes << _RUN_BITS) | run_numbers, return_inverse=True)
+        runs = [self._runs[key] for key in keys.tolist()]
+        base = np.arange(len(runs), dtype=np.int64) << _RUN_BITS
+        edges = np.concatenate([run.edges for run in runs]) + np.repeat(base, [len(run.edges) for run in runs])
+        shift = np.concatenate([run.shift for run in runs])
+        row = offsets + shift[np.searchsorted(edges, offsets + base[run_of], side="right") - 1]
+        pieces, piece_of = np.unique(np.array([run.piece for run in runs]), return_inverse=True)
+        return StepPlan(tuple(pieces.tolist()), piece_of[run_of].astype(np.int32), row, mask)
+
+    def forget(self, piece: Piece) -> None:
+        """See `Planner`."""
+        for key in self._keys.pop(piece.number):
+            del self._runs[key]
+
+    def _find_first_runs(self, consumed: int) -> None:
+        order, share = self._order, self._share
+        cycle = math.lcm(order.lanes, share.world_size)
+        places = np.arange(consumed, min(consumed + cycle, self._stop), dtype=np.int64)
+        places = places[places % share.world_size == share.rank]
+        _, first = np.unique(places % order.lanes, return_index=True)
+        firsts = places[first]
+        lanes, runs, _ = order.locate(self._epoch, firsts)
+        self._upcoming = list(zip(firsts.tolist(), lanes.tolist(), runs.tolist(), strict=True))
+        heapq.heapify(self._upcoming)
+
+    def _push_run_after(self, lane: int, run: int, index: int, slot: int) -> None:
+        """Find this rank's first place of a lane from lane index `index` on, where the run after `run` begins."""
+        order, share = self._order, self._share
+        places = range(index * order.lanes + slot, self._stop, order.lanes)[: self._period]
+        place = next((place for place in places if place % share.world_size == share.rank), None)
+        if place is None:
+            return
+        if place != places[0]:  # the next run may be too short to hold a place of this rank
+            _, runs, _ = order.locate(self._epoch, np.array([place], np.int64))
+            run = int(runs[0]) - 1
+        heapq.heappush(self._upcoming, (place, lane, run + 1))
+
+    def _lay_out(self, number: int, keys: list[int], ranges: list[Ints]) -> Intervals:
+        """Sort the ranges of all runs of a piece, and note for each run where its samples come to lie."""
+        every = np.concatenate(ranges)
+        lengths = every[:, 1] - every[:, 0]
+        ascending = np.argsort(every[:, 0])
+        row = np.empty_like(lengths)
+        row[ascending] = np.cumsum(lengths[ascending]) - lengths[ascending]
+        taken = 0
+        for key, own in zip(keys, ranges, strict=True):
+            part = slice(taken, taken + len(own))
+            edges = np.cumsum(lengths[part]) - lengths[part]
+            self._runs[key] = _Run(number, edges, row[part] - edges)
+            taken = part.stop
+        self._keys[number] = keys
+        return _joined(every[ascending])
 
 
-def _run_layout(order: LaneOrder, epoch: int, key: PieceKey) -> _Layout:
-    lane, run = key
-    ranges = order.run_ranges(epoch, lane, run)
-    lengths = ranges[:, 1] - ranges[:, 0]
-    edges = np.cumsum(lengths) - lengths
-    ascending = np.argsort(ranges[:, 0], kind="stable")
-    sorted_edges = np.empty_like(edges)
-    sorted_edges[ascending] = np.cumsum(lengths[ascending]) - lengths[ascending]
-    _, stop = order.run_span(epoch, lane, run)
-    last_place = (stop - 1) * order.lanes + order.slot_of(epoch, lane)
-    return _Layout(Piece(ranges[ascending], last_place), edges, sorted_edges - edges)
+class _StepPlanner:
+    """Pieces are the samples of consecutive steps: of one at first, so that the first batch comes early, then of more."""
+
+    def __init__(self, order: Order, share: Share, epoch: int, steps: range, piece_samples: int) -> None:
+        self._order, self._share, self._epoch = order, share, epoch
+        self._steps = steps
+        self._most = max(1, piece_samples * share.world_size // share.global_batch)
+        self._count = 1
+        self._num_pieces = 0
+        self._piece_of: dict[int, int] = {}
+        self._positions: dict[int, tuple[Ints, range]] = {}
+
+    def next_piece(self) -> Piece | None:
+        """See `Planner`."""
+        steps, self._steps = self._steps[: self._count], self._steps[self._count :]
+        if not steps:
+            return None
+        self._count = min(2 * self._count, self._most)
+        number = self._num_pieces
+        self._num_pieces += 1
+        num_samples = self._order.num_samples
+        places = np.concatenate([self._share.places(start, num_samples)[0] for start in steps])
+        positions = np.unique(self._order.positions(self._epoch, places))
+        self._positions[number] = positions, steps
+        self._piece_of.update(dict.fromkeys(steps, number))
+        last_place = min(steps[-1] + self._share.global_batch, num_samples) - 1
+        return Piece(number, intervals_of_rows(positions), len(positions), steps[0], last_place)
+
+    def plan_step(self, start: int) -> StepPlan:
+        """See `Planner`."""
+        places, mask = self._share.places(start, self._order.num_samples)
+        if len(places) == 0:
+            return _empty_plan(mask)
+        number = self._piece_of[start]
+        held, _ = self._positions[number]
+        row = np.searchsorted(held, self._order.positions(self._epoch, places))
+        return StepPlan((number,), np.zeros(len(places), np.int32), row.astype(np.int64, copy=False), mask)
+
+    def forget(self, piece: Piece) -> None:
+        """See `Planner`."""
+        _, steps = self._positions.pop(piece.number)
+        for start in steps:
+            del self._piece_of[start]
+
+
+def _empty_plan(mask: Mask | None) -> StepPlan:
+    return StepPlan((), np.empty(0, np.int32), np.empty(0, np.int64), mask)
+
+
+def _joined(intervals: Intervals) -> Intervals:
+    """Sorted intervals, those that touch made one."""
+    apart = intervals[1:, 0] != intervals[:-1, 1]
+    return np.stack([intervals[np.r_[True, apart], 0], intervals[np.r_[apart, True], 1]], axis=1)
