@@ -13,6 +13,11 @@ import numpy.typing
 from typing_extensions import Buffer
 
 
+def crc32(data: Buffer | numpy.typing.NDArray[Any], value: int = 0) -> int:
+    """
+    The crc32 of zlib of a C-contiguous buffer; `value` is the crc of the bytes before it.
+    """
+
 def crc32c(data: Buffer | numpy.typing.NDArray[Any], value: int = 0) -> int:
     """
     The crc32c of a C-contiguous buffer; `value` is the crc of the bytes before it.

@@ -13,6 +13,7 @@
 
 #include "blosc.h"
 #include "build_info.h"
+#include "crc32.h"
 #include "crc32c.h"
 #include "rows.h"
 #include "zstd.h"
@@ -97,6 +98,12 @@ struct Sources {
     }
   }
 };
+
+std::uint32_t crc32(nb::handle data, std::uint32_t value) {
+  const Buffer buffer = Buffer::readable(data, "data");
+  const nb::gil_scoped_release release;
+  return chunkstore::crc32(buffer.bytes(), value);
+}
 
 std::uint32_t crc32c(nb::handle data, std::uint32_t value) {
   const Buffer buffer = Buffer::readable(data, "data");
@@ -208,6 +215,9 @@ NB_MODULE(_native, m) {
       "Every function releases the GIL while it works. Wrong input is a ValueError with the reason; nothing is read or\n"
       "written out of bounds. Knows no store, no Zarr metadata and no chunk grid: chunkstore.kernels stands before it.";
 
+  m.def("crc32", &crc32, "data"_a, "value"_a = 0,
+        nb::sig("def crc32(data: " BUFFER ", value: int = 0) -> int"),
+        "The crc32 of zlib of a C-contiguous buffer; `value` is the crc of the bytes before it.");
   m.def("crc32c", &crc32c, "data"_a, "value"_a = 0,
         nb::sig("def crc32c(data: " BUFFER ", value: int = 0) -> int"),
         "The crc32c of a C-contiguous buffer; `value` is the crc of the bytes before it.");
