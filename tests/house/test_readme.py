@@ -1,0 +1,79 @@
+"""What the README, the tutorial and the how-to pages show runs as it stands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs" / "tutorial").glob("*.md")),
+    *sorted((ROOT / "docs" / "how-to").glob("*.md")),
+]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [code for name, code in BLOCK.findall(page.read_text("utf-8")) if name == language]
+
+
+def command(name: str) -> str:
+    text = (ROOT / "README.md").read_text("utf-8")
+    (found,) = re.findall(rf"<!-- command: {name} -->\n```sh\n(.*?)```", text, re.DOTALL)
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_python_on_the_page_runs(page, tmp_path):
+    """The blocks of a page are one program, as its reader would type them."""
+    program = tmp_path / "page.py"
+    program.write_text('if __name__ == "__main__":\n' + indented("\n".join(blocks(page, "python"))), "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, f"{page.name}:\n{done.stdout}\n{done.stderr}"
+
+
+def indented(code: str) -> str:
+    return "".join(f"    {line}" if line.strip() else line for line in code.splitlines(keepends=True))
+
+
+def test_readme_has_python():
+    assert blocks(ROOT / "README.md", "python")
+
+
+def test_the_two_commands_are_for_a_bare_machine():
+    for name, last in (("demo", "chunkstore demo"), ("test", "pytest")):
+        steps = command(name).replace("&&", "\n").split("\n")
+        assert steps[0].strip() == "python3 -m venv .venv"
+        assert [step for step in steps if step.strip()][-1].strip() == f".venv/bin/{last}"
+
+
+def test_ci_runs_the_readmes_test_command():
+    """.ci/run takes the command from the README; run with tools that only say how they were called."""
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    extract = script[script.index("command=$(") : script.index("[[ -n $command")]
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f'{extract}\nprintf "%s\\n" "$command"'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == command("test")
+    assert script.rstrip().endswith('bash -euo pipefail -c "$command"')
+
+
+def test_nobody_is_told_to_install_the_other_chunkstore():
+    """`chunkstore` on PyPI is another project; ours is installed from a checkout."""
+    wrong = re.compile(r"pip3? install (?:-\S+ )*[\"']?chunkstore(?!-zarr)\b")
+    places = [
+        ROOT / "README.md",
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("chunkstore/**/*.py"),
+        *ROOT.glob("native/*.*"),
+    ]
+    assert not [str(place) for place in places if wrong.search(place.read_text("utf-8"))]
