@@ -45,12 +45,13 @@ def encode_value(name: str, field: Field, value: Any, index: int) -> Value:
 def join_values(field: Field, values: Sequence[Value]) -> Column:
     """The column of encoded values; a single one is not copied."""
     arrays = [value for value in values if isinstance(value, np.ndarray)]
+    assert len(arrays) == (len(values) if isinstance(field, Array | Ragged) else 0)
     if isinstance(field, Array):
         return np.stack(arrays) if len(arrays) != 1 else arrays[0][None]
     if isinstance(field, Ragged):
         flat = [array.reshape(-1) for array in arrays]
         joined = flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, stored_dtype(field)), *flat])
-        shapes = np.array([a.shape for a in arrays], np.int64).reshape(len(arrays), -1) if has_shapes(field) else None
+        shapes = np.array([a.shape for a in arrays], np.int64).reshape(-1, len(field.shape)) if has_shapes(field) else None
         return RaggedColumn(joined, _offsets([a.size for a in arrays]), shapes)
     encoded = [value for value in values if isinstance(value, bytes)]
     return RaggedColumn(np.frombuffer(b"".join(encoded), np.uint8), _offsets([len(data) for data in encoded]))
@@ -165,9 +166,9 @@ def _from_python(value: Any, array: npt.NDArray[Any], dtype: np.dtype[Any], said
     if dtype.kind in "iu" and array.dtype.kind in "fO":  # where some are beyond int64, NumPy looks for a wider type
         array = np.asarray(value, object)
         if not all(type(number) is int for number in array.flat):
-            raise ValueError(f"{_kind(array.flat[0])} where the schema says {said}")
+            raise ValueError(f"{_kind(array.reshape(-1)[:1].tolist()[0])} where the schema says {said}")
     elif array.dtype.kind not in {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[dtype.kind]:
-        raise ValueError(f"{_kind(array.flat[0])} where the schema says {said}")
+        raise ValueError(f"{_kind(array.reshape(-1)[:1].tolist()[0])} where the schema says {said}")
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if int(array.min()) < limits.min or int(array.max()) > limits.max:
@@ -193,7 +194,7 @@ def _bfloat16_bits(value: Any, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     bits = floats.view("<u4")
     if (bits & 0xFFFF).any() or (floats.astype(array.dtype) != array)[~np.isnan(floats)].any():
         raise ValueError("a number that bfloat16 does not hold exactly; round to bfloat16 first")
-    return (bits >> 16).astype("<u2")
+    return np.asarray(bits >> 16, "<u2")
 
 
 def _from_torch(tensor: Any) -> Any:

@@ -1,0 +1,197 @@
+"""What users may give for a sample, and what is refused, by name of field and number of sample."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import chunkstore as cs
+from chunkstore.errors import SampleError
+from chunkstore.kernels.columns import RaggedColumn
+from chunkstore.store.encode import encode_column, encode_value
+
+GRID = np.arange(24, dtype="f4").reshape(4, 6)
+
+
+def value(field: Any, given: Any) -> Any:
+    return encode_value("x", field, given, 7)
+
+
+def refused(field: Any, given: Any) -> str:
+    with pytest.raises(SampleError) as caught:
+        value(field, given)
+    assert str(caught.value).startswith("field 'x', sample 7: ")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        GRID,
+        np.asfortranarray(GRID),
+        GRID.astype(">f4"),
+        np.repeat(GRID, 2, axis=1)[:, ::2],
+        GRID[::-1][::-1],
+        GRID.tolist(),
+        torch.from_numpy(GRID.copy()),
+        torch.from_numpy(GRID.copy()).requires_grad_(),
+        torch.from_numpy(GRID.T.copy()).T,
+        GRID.astype("f2"),
+    ],
+)
+def test_an_array_is_taken_however_it_lies_in_memory(given: Any) -> None:
+    stored = value(cs.Array("float32", (4, 6)), given)
+    assert stored.dtype == np.dtype("<f4")
+    assert stored.dtype.isnative
+    assert np.array_equal(stored, GRID)
+    ragged = encode_column("x", cs.Ragged("float32", (None, 6)), [given, given], 0)
+    assert isinstance(ragged, RaggedColumn)
+    assert np.array_equal(ragged.values, np.concatenate([GRID.ravel()] * 2))
+
+
+@pytest.mark.parametrize("dtype", ["uint64", "int64", "uint8", "int8"])
+def test_integers_at_the_edges_of_a_dtype_are_exact(dtype: str) -> None:
+    limits = np.iinfo(dtype)
+    numbers = [int(limits.min), 1, int(limits.max)]
+    assert value(cs.Array(dtype, (3,)), numbers).tolist() == numbers
+    assert encode_column("x", cs.Array(dtype), numbers, 0).tolist() == numbers
+    assert "does not fit" in refused(cs.Array(dtype), limits.max + 1)
+    assert "does not fit" in refused(cs.Array(dtype), limits.min - 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "reason"),
+    [
+        (cs.Array("int64"), 1.5, "float where the schema says int64"),
+        (cs.Array("int64"), True, "bool where"),
+        (cs.Array("int64"), "3", "str where"),
+        (cs.Array("int64"), None, "NoneType where"),
+        (cs.Array("int64"), {}, "dict where"),
+        (cs.Array("bool"), 1, "int where the schema says bool"),
+        (cs.Array("int64"), np.float64(3), "dtype float64"),
+        (cs.Array("int32"), np.int64(3), "dtype int64, the schema says int32; convert it first"),
+        (cs.Array("float32", (2,)), np.zeros(2), "dtype float64"),
+        (cs.Array("float32", (2,)), torch.zeros(2, dtype=torch.float64), "dtype float64"),
+        (cs.Array("float32"), 1e300, "beyond float32"),
+        (cs.Array("float16"), 70000, "beyond float16"),
+        (cs.Array("float32", (2,)), np.zeros(3, "f4"), "shape (3,), the schema says (2,)"),
+        (cs.Array("float32", (2,)), np.float32(0), "shape (), the schema says (2,)"),
+        (cs.Array("float32", (2,)), [[1.0], [1.0, 2.0]], "inhomogeneous"),
+        (cs.Array("uint64"), 1 << 64, "does not fit uint64"),
+        (cs.Array("uint64", (2,)), [1.5, 2**63], "float where"),
+        (cs.Array("bfloat16"), 1.0001, "bfloat16 does not hold exactly"),
+        (cs.Array("bfloat16"), 1e300, "bfloat16 does not hold exactly"),
+        (cs.Array("bfloat16"), 2**24 + 1, "bfloat16 does not hold exactly"),
+        (cs.Array("bfloat16"), np.float64(1), "dtype float64"),
+        (cs.Ragged("float32", (None, 3)), np.zeros((2, 2), "f4"), "shape (2, 2), the schema says (None, 3)"),
+        (cs.Ragged("float32"), np.float32(3), "shape ()"),
+        (cs.Ragged("float32"), np.zeros(2, "i4"), "dtype int32"),
+        (cs.Text(), b"text", "bytes where the schema says text"),
+        (cs.Text(), "\ud800", "surrogates"),
+        (cs.Bytes(), "bytes", "str where the schema says bytes"),
+        (cs.Image("png"), b"", "empty"),
+        (cs.Image("png"), b"not an image", "png"),
+        (cs.Image("png"), 3, "int where the schema says png image"),
+        (cs.Image("png"), np.zeros((4, 4), "f4"), "uint8"),
+        (cs.Image("jpeg"), np.zeros((4, 4, 3), "u1"), "lossy"),
+    ],
+)
+def test_what_would_change_or_does_not_fit_is_refused(field: Any, given: Any, reason: str) -> None:
+    assert reason in refused(field, given)
+
+
+def test_bytes_of_another_format_are_refused() -> None:
+    png, jpeg = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (4, 4)).save(png, "PNG")
+    Image.new("RGB", (4, 4)).save(jpeg, "JPEG")
+    refused(cs.Image("jpeg"), png.getvalue())
+    refused(cs.Image("webp"), jpeg.getvalue())
+    refused(cs.Image("png"), png.getvalue()[:-5])
+    assert value(cs.Image("png"), memoryview(png.getvalue())) == png.getvalue()
+    assert value(cs.Image("jpeg"), bytearray(jpeg.getvalue())) == jpeg.getvalue()
+
+
+@pytest.mark.parametrize(("given"), [torch.tensor([1.5, -2.0], dtype=torch.bfloat16), np.array([1.5, -2], ml_dtypes.bfloat16)])
+def test_bfloat16_is_taken_as_it_is(given: Any) -> None:
+    assert value(cs.Array("bfloat16", (2,)), given).tolist() == [0x3FC0, 0xC000]
+    assert encode_column("x", cs.Array("bfloat16", (2,)), [given], 0).tolist() == [[0x3FC0, 0xC000]]
+    assert value(cs.Array("bfloat16", (2,)), [1.5, -2]).tolist() == [0x3FC0, 0xC000]
+
+
+def test_nan_and_infinity_are_numbers() -> None:
+    numbers = [float("nan"), float("inf"), -float("inf")]
+    assert np.array_equal(value(cs.Array("float32", (3,)), numbers), np.array(numbers, "f4"), equal_nan=True)
+    assert value(cs.Array("bfloat16", (3,)), numbers).tolist()[1:] == [0x7F80, 0xFF80]
+
+
+@pytest.mark.parametrize(("format", "mode"), [("png", "RGB"), ("png", "L"), ("png", "RGBA"), ("webp", "RGB"), ("webp", "RGBA")])
+def test_arrays_tensors_and_pil_images_are_encoded_without_loss(tmp_path: Path, format: Any, mode: Any) -> None:
+    channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, *channels), np.uint8)
+    with cs.create(tmp_path / "ds", {"x": cs.Image(format, mode=mode)}) as writer:
+        writer.write_batch({"x": [pixels, Image.fromarray(pixels), torch.from_numpy(pixels), pixels[::-1]]})
+        writer.write({"x": pixels})
+    shown = cs.open(tmp_path / "ds")["x"][:]
+    for image in [*shown[:3], shown[4]]:
+        assert np.array_equal(image, pixels)
+    assert np.array_equal(shown[3], pixels[::-1])
+
+
+def test_a_quality_is_recorded_and_used(tmp_path: Path) -> None:
+    pixels = np.kron(np.arange(64, dtype="u1").reshape(8, 8)[..., None], np.ones((4, 4, 3), "u1")) * 4
+    sizes = {}
+    for quality in (20, 90):
+        with cs.create(tmp_path / str(quality), {"x": cs.Image("jpeg", quality=quality)}) as writer:
+            writer.write({"x": pixels})
+        ds = cs.open(tmp_path / str(quality), decode=False)
+        assert ds.schema["x"].quality == quality
+        sizes[quality] = len(ds[0]["x"])
+        assert np.abs(cs.open(tmp_path / str(quality))[0]["x"].astype(int) - pixels).mean() < 20
+    assert sizes[20] < sizes[90]
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "culprit"),
+    [
+        (cs.Array("int64"), [1, 2, "x"], "sample 12"),
+        (cs.Array("int64", (2,)), [[1, 2], [1, 2, 3]], "sample 11"),
+        (cs.Array("float32"), [np.float32(1), np.float64(1)], "sample 11"),
+        (cs.Array("float32", (2,)), np.zeros((4, 3), "f4"), "samples 10–13"),
+        (cs.Array("float32", (2,)), np.zeros((4, 2)), "samples 10–13"),
+        (cs.Ragged("int64"), [[1], [2], [[3]]], "sample 12"),
+        (cs.Text(), ["a", 3], "sample 11"),
+    ],
+)
+def test_in_a_column_the_sample_that_does_not_fit_is_named(field: Any, given: Any, culprit: str) -> None:
+    with pytest.raises(SampleError, match=f"field 'x', {culprit}: "):
+        encode_column("x", field, given, 10)
+
+
+@pytest.mark.parametrize("given", [3, "abc", b"abc", None, {"a": 1}, iter([1])])
+def test_a_column_is_a_sequence(given: Any) -> None:
+    for field in (cs.Array("int64"), cs.Text(), cs.Ragged("int64")):
+        with pytest.raises(SampleError, match="a sequence with one value a sample is needed"):
+            encode_column("x", field, given, 0)
+
+
+def test_columns_of_tensors_and_ragged_batches_are_taken() -> None:
+    tensors = [torch.ones(2), torch.zeros(2)]
+    assert encode_column("x", cs.Array("float32", (2,)), tensors, 0).tolist() == [[1, 1], [0, 0]]
+    assert encode_column("x", cs.Array("float32", (2,)), torch.stack(tensors), 0).tolist() == [[1, 1], [0, 0]]
+    batch = cs.RaggedBatch(np.arange(5, dtype="i8"), np.array([0, 2, 2, 5]))
+    column = encode_column("x", cs.Ragged("int64"), batch, 0)
+    assert isinstance(column, RaggedColumn)
+    assert (column.values.tolist(), column.offsets.tolist()) == ([0, 1, 2, 3, 4], [0, 2, 2, 5])
+    partial = encode_column("x", cs.Ragged("int64"), cs.RaggedBatch(np.arange(5), np.array([1, 2, 4])), 0)
+    assert isinstance(partial, RaggedColumn)
+    assert (partial.values.tolist(), partial.offsets.tolist()) == ([1, 2, 3], [0, 1, 3])
+
+
+@pytest.mark.parametrize("field", [cs.Array("f4", (2, 3)), cs.Array("i8"), cs.Ragged("i8", (None, None)), cs.Text()])
+def test_no_samples_are_a_column_too(field: Any) -> None:
+    assert len(encode_column("x", field, [], 0)) == 0
