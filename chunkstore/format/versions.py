@@ -49,7 +49,7 @@ class Part:
         nbytes: Decoded bytes of all its arrays' data.
         stored_nbytes: Bytes of all its objects.
         objects_nbytes: Bytes of its `_objects.json`.
-        objects_crc32c: crc32c of its `_objects.json`.
+        objects_crc32: crc32 of its `_objects.json`.
     """
 
     path: str
@@ -57,7 +57,7 @@ class Part:
     nbytes: int
     stored_nbytes: int
     objects_nbytes: int
-    objects_crc32c: int
+    objects_crc32: int
 
     def to_json(self) -> dict[str, Json]:
         """The stored form."""
@@ -66,7 +66,7 @@ class Part:
             "fields": list(self.fields),
             "nbytes": self.nbytes,
             "stored_nbytes": self.stored_nbytes,
-            "objects": {"nbytes": self.objects_nbytes, "crc32c": f"{self.objects_crc32c:08x}"},
+            "objects": {"nbytes": self.objects_nbytes, "crc32": f"{self.objects_crc32:08x}"},
         }
 
     @classmethod
@@ -79,7 +79,7 @@ class Part:
             nbytes=node.member("nbytes").integer(),
             stored_nbytes=node.member("stored_nbytes").integer(),
             objects_nbytes=objects.member("nbytes").integer(1, 1 << 30),
-            objects_crc32c=int(objects.member("crc32c").string("[0-9a-f]{8}"), 16),
+            objects_crc32=int(objects.member("crc32").string("[0-9a-f]{8}"), 16),
         )
 
 
@@ -233,15 +233,18 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object of a part: its size and the crc32c of all its bytes."""
+    """An object of a part: its size and the crc32 of all its bytes.
+
+    Not crc32c: chunks end in their own, and the crc32c of such bytes is a constant that would tell no shard from another.
+    """
 
     nbytes: int
-    crc32c: int
+    crc32: int
 
 
 def objects_to_json(objects: Mapping[str, StoredObject]) -> dict[str, Json]:
-    """The object list of a part: key relative to the part → [nbytes, crc32c in hexadecimal]."""
-    return {"objects": {key: [stored.nbytes, f"{stored.crc32c:08x}"] for key, stored in objects.items()}}
+    """The object list of a part: key relative to the part → [nbytes, crc32 in hexadecimal]."""
+    return {"objects": {key: [stored.nbytes, f"{stored.crc32:08x}"] for key, stored in objects.items()}}
 
 
 def objects_from_json(node: Node) -> dict[str, StoredObject]:
@@ -250,8 +253,8 @@ def objects_from_json(node: Node) -> dict[str, StoredObject]:
     for key, member in node.member("objects").members():
         if not re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", key) or {".", ".."} & set(key.split("/")):
             member.fail("not a key inside the part")
-        nbytes, crc32c = member.items(length=2)
-        objects[key] = StoredObject(nbytes.integer(), int(crc32c.string("[0-9a-f]{8}"), 16))
+        nbytes, crc32 = member.items(length=2)
+        objects[key] = StoredObject(nbytes.integer(), int(crc32.string("[0-9a-f]{8}"), 16))
     return objects
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from chunkstore._native import crc32c
+from chunkstore._native import crc32, crc32c
 from chunkstore.errors import CorruptChunk, CorruptSample, InvalidDataset, MissingObject, StoreError
 from chunkstore.format.documents import parse_json, unseal
 from chunkstore.format.metadata import ArrayMetadata
@@ -197,7 +197,7 @@ class OpenPart:
         return StoredArray(self._store, f"{self._part.path}/{path}", metadata, own, cache)
 
     def _read_objects(self) -> dict[str, StoredObject]:
-        data, where = self._document(OBJECTS_NAME, self._part.objects_nbytes, self._part.objects_crc32c)
+        data, where = self._document(OBJECTS_NAME, self._part.objects_nbytes, self._part.objects_crc32)
         return objects_from_json(unseal(data, where))
 
     def _read_metadata(self, objects: dict[str, StoredObject]) -> dict[str, ArrayMetadata]:
@@ -206,7 +206,7 @@ class OpenPart:
             raise InvalidDataset(
                 f"{self._store.url}/{self._part.path}/{OBJECTS_NAME}: names no zarr.json of reasonable size"
             )
-        data, where = self._document("zarr.json", stored.nbytes, stored.crc32c)
+        data, where = self._document("zarr.json", stored.nbytes, stored.crc32)
         group = parse_json(data, where)
         consolidated = group.member("consolidated_metadata").member("metadata")
         return {
@@ -225,12 +225,12 @@ class OpenPart:
                 raise MissingObject(f"{where} is named by the version but absent from the store; restore it") from error
             except ValueError as error:
                 raise InvalidDataset(f"{where}: longer than the {nbytes} bytes recorded; restore the object") from error
-            if len(data) == nbytes and (computed := crc32c(data)) == checksum:
+            if len(data) == nbytes and (computed := crc32(data)) == checksum:
                 return data, where
             if attempt == 2 and len(data) != nbytes:
                 raise InvalidDataset(f"{where}: {len(data)} bytes, {nbytes} recorded; restore the object")
         raise InvalidDataset(
-            f"{where}: crc32c mismatch: stored {checksum:08x}, computed {computed:08x}; restore the object"
+            f"{where}: crc32 mismatch: stored {checksum:08x}, computed {computed:08x}; restore the object"
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from chunkstore._native import crc32c
+from chunkstore._native import crc32, crc32c
 from chunkstore.format.codecs import ChunkCodecs
 from chunkstore.format.layout import GridShapes, ceil_power_of_two, floor_power_of_two, plan_grid
 from chunkstore.format.metadata import ArrayMetadata, shard_key
@@ -197,7 +197,7 @@ class _ShardUpload:
 
     def _write(self, data: Data) -> None:
         self._upload.write(data)
-        self._crc = crc32c(data, self._crc)
+        self._crc = crc32(data, self._crc)
 
 
 def _encode(

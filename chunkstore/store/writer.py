@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from chunkstore._native import crc32c
+from chunkstore._native import crc32
 from chunkstore.errors import DatasetExists, SampleError, StoreError
 from chunkstore.format.documents import Json, seal
 from chunkstore.format.layout import plan_block_rows
@@ -263,7 +263,7 @@ class Writer:
             nbytes=nbytes,
             stored_nbytes=sum(stored.nbytes for stored in objects.values()) + listed.nbytes,
             objects_nbytes=listed.nbytes,
-            objects_crc32c=listed.crc32c,
+            objects_crc32=listed.crc32,
         )
         return Fragment(self._id, 0, self.num_samples, self._block_rows(nbytes), (part,))
 
@@ -284,7 +284,7 @@ class Writer:
 
     def _write(self, key: str, data: bytes) -> StoredObject:
         self._store.write(key, data)
-        return StoredObject(len(data), crc32c(data))
+        return StoredObject(len(data), crc32(data))
 
     def _abort(self) -> None:
         self._workers.cancel()
