@@ -17,8 +17,12 @@ from numba import njit
 MAX_SIZE: Final = 1 << 62
 """Largest domain that `permute` takes."""
 
-MIN_BITS: Final = 8
+MIN_BITS: Final = 6
+FEW_BITS: Final = 12
+"""Below this many bits the halves of the network are so short that it takes `MANY_ROUNDS` to leave no trace."""
+
 NUM_ROUNDS: Final = 6
+MANY_ROUNDS: Final = 10
 
 _WORD: Final = (1 << 64) - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -60,11 +64,12 @@ def _walk(index, n, bits, key):  # type: ignore[no-untyped-def]
     x = np.uint64(index)
     if n == _ONE:
         return np.int64(0)
+    pairs = MANY_ROUNDS // 2 if bits < np.uint64(FEW_BITS) else NUM_ROUNDS // 2
     while True:
         high = x >> low_bits
         low = x & low_mask
         k = key
-        for _ in range(NUM_ROUNDS // 2):
+        for _ in range(pairs):
             k += _GOLDEN
             high ^= _mix(k ^ low) & high_mask
             k += _GOLDEN

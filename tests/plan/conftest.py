@@ -22,13 +22,13 @@ class Oracle:
         return k
 
     def permute(self, i, n, k):
-        b = max(8, (n - 1).bit_length())
+        b = max(6, (n - 1).bit_length())
         low = b // 2
         high = b - low
         x = i
         while True:
             h, l, c = x >> low, x & (2**low - 1), k  # noqa: E741
-            for _ in range(3):
+            for _ in range(5 if b < 12 else 3):
                 c = (c + 0x9E3779B97F4A7C15) % WORD
                 h ^= self.mix(c ^ l) & (2**high - 1)
                 c = (c + 0x9E3779B97F4A7C15) % WORD

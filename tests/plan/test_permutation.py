@@ -107,9 +107,9 @@ def test_every_index_goes_everywhere_equally_often(n):
         assert excess(np.bincount(images[:, index], minlength=n)) < 5
 
 
-@pytest.mark.parametrize("n", [64, 1000, 8192])
+@pytest.mark.parametrize("n", [64, 128, 1000, 4096, 8192])
 def test_distances_are_spread_evenly(n):
-    """Four rounds fail here by hundreds of standard deviations."""
+    """With four rounds the larger ones fail here by hundreds of standard deviations, with six the smaller ones."""
     images = permutations(n, 8_000_000 // n)
     steps = np.bincount(((images[:, 1:] - images[:, :-1]) % n).ravel(), minlength=n)
     assert excess(steps[1:]) < 6
