@@ -89,9 +89,8 @@ class _SharedEpochs:
     """
 
     def __init__(self) -> None:
-        words = torch.zeros(1 + _NUM_PASSES + MAX_WORKERS, dtype=torch.int64)
-        words.share_memory_()  # type: ignore[no-untyped-call]
-        self._words = words
+        words: Any = torch.zeros(1 + _NUM_PASSES + MAX_WORKERS, dtype=torch.int64)  # Any, for share_memory_ is untyped
+        self._words: torch.Tensor = words.share_memory_()
 
     @property
     def _first(self) -> torch.Tensor:

@@ -7,7 +7,9 @@ what is planned here.
 """
 
 import heapq
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -124,9 +126,16 @@ def plan_pieces(order: Order, share: Share, epoch: int, steps: range, *, piece_s
         steps: As `Share.steps` gives them.
         piece_samples: Pieces grow to about so many samples, where smaller ones can be joined.
     """
-    if isinstance(order, LaneOrder):
-        return _LanePlanner(order, share, epoch, steps, piece_samples)
-    return _StepPlanner(order, share, epoch, steps, piece_samples)
+    numbers = itertools.count()
+    if not isinstance(order, LaneOrder):
+        return _StepPlanner(order, share, epoch, steps, piece_samples, numbers)
+    if not share.pad or not steps or steps[-1] + share.global_batch <= order.num_samples:
+        return _LanePlanner(order, share, epoch, steps, piece_samples, numbers)
+    return _PaddedPlanner(
+        _LanePlanner(order, share, epoch, steps[:-1], piece_samples, numbers),
+        _StepPlanner(order, share, epoch, steps[-1:], piece_samples, numbers),
+        steps[-1],
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,11 +150,13 @@ class _Run:
 class _LanePlanner:
     """Pieces are runs; small ones that are needed one after another are joined."""
 
-    def __init__(self, order: LaneOrder, share: Share, epoch: int, steps: range, piece_samples: int) -> None:
+    def __init__(
+        self, order: LaneOrder, share: Share, epoch: int, steps: range, piece_samples: int, numbers: Iterator[int]
+    ) -> None:
         self._order, self._share, self._epoch = order, share, epoch
         self._piece_samples = piece_samples
         self._stop = min(steps[-1] + share.global_batch, order.num_samples) if steps else 0
-        self._num_pieces = 0
+        self._numbers = numbers
         self._runs: dict[int, _Run] = {}
         self._keys: dict[int, list[int]] = {}
         # A place comes back to the same slot and rank after `period` indices of the lane.
@@ -174,8 +185,7 @@ class _LanePlanner:
             num_samples += stop - start
         if not keys:
             return None
-        number = self._num_pieces
-        self._num_pieces += 1
+        number = next(self._numbers)
         intervals = self._lay_out(number, keys, ranges)
         return Piece(number, intervals, num_samples, first_place, last_place)
 
@@ -242,12 +252,14 @@ class _LanePlanner:
 class _StepPlanner:
     """Pieces are the samples of consecutive steps: of one at first, so that the first batch comes early, then of more."""
 
-    def __init__(self, order: Order, share: Share, epoch: int, steps: range, piece_samples: int) -> None:
+    def __init__(
+        self, order: Order, share: Share, epoch: int, steps: range, piece_samples: int, numbers: Iterator[int]
+    ) -> None:
         self._order, self._share, self._epoch = order, share, epoch
         self._steps = steps
         self._most = max(1, piece_samples * share.world_size // share.global_batch)
         self._count = 1
-        self._num_pieces = 0
+        self._numbers = numbers
         self._piece_of: dict[int, int] = {}
         self._positions: dict[int, tuple[Ints, range]] = {}
 
@@ -257,8 +269,7 @@ class _StepPlanner:
         if not steps:
             return None
         self._count = min(2 * self._count, self._most)
-        number = self._num_pieces
-        self._num_pieces += 1
+        number = next(self._numbers)
         num_samples = self._order.num_samples
         places = np.concatenate([self._share.places(start, num_samples)[0] for start in steps])
         positions = np.unique(self._order.positions(self._epoch, places))
@@ -282,6 +293,25 @@ class _StepPlanner:
         _, steps = self._positions.pop(piece.number)
         for start in steps:
             del self._piece_of[start]
+
+
+class _PaddedPlanner:
+    """Lanes, but a short last step that is filled up is read apart: its repeats may stand at places of other ranks."""
+
+    def __init__(self, lanes: _LanePlanner, last_step: _StepPlanner, last_start: int) -> None:
+        self._lanes, self._last_step, self._last_start = lanes, last_step, last_start
+
+    def next_piece(self) -> Piece | None:
+        """See `Planner`."""
+        return self._lanes.next_piece() or self._last_step.next_piece()
+
+    def plan_step(self, start: int) -> StepPlan:
+        """See `Planner`."""
+        return (self._last_step if start == self._last_start else self._lanes).plan_step(start)
+
+    def forget(self, piece: Piece) -> None:
+        """See `Planner`."""
+        (self._last_step if piece.first_place == self._last_start else self._lanes).forget(piece)
 
 
 def _empty_plan(mask: Mask | None) -> StepPlan:
