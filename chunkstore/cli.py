@@ -1,7 +1,7 @@
 """The command line: one command per verb, each a thin layer over what does the work.
 
-Imports only what parsing and printing need; a command imports the rest when it runs. Errors of the package print as one message,
-without a traceback. Before it: the user's shell; after it: `stages/` and the public functions.
+Imports only what parsing and printing need; a command imports the rest when it runs. Errors of the package print as one
+message, without a traceback. Before it: the user's shell; after it: `stages/` and the public functions.
 """
 
 import os

@@ -31,10 +31,10 @@ END_OF_FILE = 256
 """The token after the last byte of a file; the others are the bytes."""
 TEST_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 
-DIGITS = {"image": cs.Array("uint8", (8, 8)), "label": cs.Array("int64"), "number": cs.Array("int64")}
-TILES = {"image": cs.Image("jpeg"), "caption": cs.Text()}
-SOURCES = {"path": cs.Text(), "source": cs.Text()}
-TOKENS = {"tokens": cs.Array("uint16", (ROW,))}
+DIGITS = cs.Schema({"image": cs.Array("uint8", (8, 8)), "label": cs.Array("int64"), "number": cs.Array("int64")})
+TILES = cs.Schema({"image": cs.Image("jpeg"), "caption": cs.Text()})
+SOURCES = cs.Schema({"path": cs.Text(), "source": cs.Text()})
+TOKENS = cs.Schema({"tokens": cs.Array("uint16", (ROW,))})
 
 Advance = Callable[[int], None]
 
@@ -146,7 +146,7 @@ def write_digits(url: str, name: str, digits: Digits, options: Mapping[str, Any]
     columns = digits.columns()
     with cs.create(url, DIGITS, message="handwritten digits", storage_options=options) as writer:
         writer.write_batch(columns)
-    return Written(name, "an 8×8 image, its digit, its number", len(digits), sum(c.nbytes for c in columns.values()))
+    return Written(name, "8×8 image, its digit", len(digits), sum(c.nbytes for c in columns.values()))
 
 
 def append_digits(url: str, digits: Digits, first: int, options: Mapping[str, Any] | None) -> int:
@@ -165,7 +165,7 @@ def write_tiles(url: str, options: Mapping[str, Any] | None, advance: Advance) -
             writer.write(tile)
             samples, nbytes = samples + 1, nbytes + len(tile["image"]) + len(tile["caption"].encode())
             advance(1)
-    return Written("tiles", "a 64×64 JPEG tile and its caption", samples, nbytes)
+    return Written("tiles", "64×64 JPEG, caption", samples, nbytes)
 
 
 def write_sources(
@@ -178,7 +178,7 @@ def write_sources(
             writer.write(sample)
             nbytes += sum(len(text.encode()) for text in sample.values())
             advance(1)
-    return Written("sources", "a Python file: its path and text", len(sources), nbytes)
+    return Written("sources", "Python file: path, text", len(sources), nbytes)
 
 
 def write_tokens(url: str, sources: list[dict[str, str]], options: Mapping[str, Any] | None) -> Written:
@@ -186,4 +186,4 @@ def write_tokens(url: str, sources: list[dict[str, str]], options: Mapping[str, 
     rows = pack_tokens([sample["source"] for sample in sources])
     with cs.create(url, TOKENS, message="byte tokens of Python's standard library", storage_options=options) as writer:
         writer.write_batch({"tokens": rows})
-    return Written("tokens", f"a row of {ROW} uint16 tokens", len(rows), rows.nbytes)
+    return Written("tokens", f"{ROW} uint16 tokens", len(rows), rows.nbytes)

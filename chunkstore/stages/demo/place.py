@@ -76,7 +76,9 @@ def check_folder(folder: Path) -> None:
         FolderNotEmpty: so it is.
     """
     if folder.is_dir() and any(folder.iterdir()):
-        raise FolderNotEmpty(f"{folder} is not empty, and the demo writes into a fresh folder only; name another, or empty it")
+        raise FolderNotEmpty(
+            f"{folder} is not empty, and the demo writes into a fresh folder only; name another, or empty it"
+        )
     if folder.exists() and not folder.is_dir():
         raise FolderNotEmpty(f"{folder} is a file; name a folder that is empty or not there yet")
 

@@ -81,7 +81,7 @@ def start_ranks(world_size: int, folder: Path) -> Iterator[Ranks]:
     processes: list[subprocess.Popen[str]] = []
     try:
         for rank in range(world_size):
-            processes.append(_start_rank(rank, world_size, folder))
+            processes.append(_start_rank(rank, world_size, folder))  # noqa: PERF401  (one that fails must not lose the others)
         yield Ranks(processes, folder)
     finally:
         for process in processes:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from chunkstore import __version__
 from chunkstore.stages.demo.place import FolderNotEmpty, Place, check_folder, open_place
+from chunkstore.stages.demo.ranks import RankFailed
 from chunkstore.stages.demo.screen import Screen
 from chunkstore.stages.seaweedfs import find_weed
 
@@ -51,7 +52,9 @@ def run_demo(console: Console, *, s3: bool = False, folder: Path | None = None) 
     """
     if missing := missing_packages(s3=s3):
         verb = "is" if len(missing) == 1 else "are"
-        console.print(f"The demo needs {' and '.join(missing)}, which {verb} not installed. From a checkout of chunkstore:")
+        console.print(
+            f"The demo needs {' and '.join(missing)}, which {verb} not installed. From a checkout of chunkstore:"
+        )
         console.print('    pip install ".[demo]"', markup=False)
         return FAILED
     try:
@@ -73,6 +76,9 @@ def run_demo(console: Console, *, s3: bool = False, folder: Path | None = None) 
         except KeyboardInterrupt:
             _say_interrupted(console, folder)
             return 128 + (signals.received or signal.SIGINT)
+        except RankFailed as error:
+            console.print(str(error), markup=False, soft_wrap=True)
+            return FAILED
         except Exception:
             if signals.received is None:
                 raise
@@ -104,7 +110,8 @@ def _load_and_tell(screen: Screen, place: Place) -> bool:
     with screen.step("Loading PyTorch, scikit-learn, Numba and zarr", "Libraries loaded") as step:
         from chunkstore.stages.demo import story  # noqa: PLC0415  (everything heavy)
 
-        step.say(story.prepare())
+        for line in story.prepare():
+            step.say(line)
     return story.tell(screen, place)
 
 

@@ -1,6 +1,7 @@
 """The story of the demo, step by step, each with a line or two on what came of it.
 
-Everything told is checked: what does not come true is noted, and makes `tell` give False. Before it: `run.py`; after it: `table.py`.
+Everything told is checked: what does not come true is noted, and makes `tell` give False. Before it: `run.py`; after
+it: `table.py`.
 """
 
 import importlib.metadata
@@ -18,27 +19,27 @@ from chunkstore.stages.demo.delivery import check_delivery
 from chunkstore.stages.demo.place import Place
 from chunkstore.stages.demo.plain_zarr import open_part, read_array
 from chunkstore.stages.demo.rank import Job
-from chunkstore.stages.demo.ranks import Delivered, Ranks, start_ranks
+from chunkstore.stages.demo.ranks import Ranks, start_ranks
 from chunkstore.stages.demo.screen import Screen
 from chunkstore.stages.demo.speed import measure
 from chunkstore.stages.demo.table import Findings
 
-STOP_EPOCH = 4
+STOP_EPOCH = 3
 STOP_STEP = 20
 """The training is stopped in this epoch (the first is 0), after so many of its steps."""
 WORLD_SIZE = 2
 MIN_ACCURACY = 0.95
 
 
-def prepare() -> str:
+def prepare() -> list[str]:
     """Load what torch loads late, and say what there is."""
     torch.set_num_threads(1)  # for a model so small, more threads only wait for each other
     training.new_optimizer(training.new_model())
     version = importlib.metadata.version
-    return (
-        f"Python {platform.python_version()}, PyTorch {torch.__version__}, scikit-learn {version('scikit-learn')}, "
-        f"zarr {version('zarr')}, Numba {numba.__version__}; {os.cpu_count()} cores."
-    )
+    return [
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}, scikit-learn {version('scikit-learn')},",
+        f"zarr {version('zarr')}, Numba {numba.__version__}; {os.cpu_count()} cores.",
+    ]
 
 
 def tell(screen: Screen, place: Place) -> bool:
@@ -99,10 +100,13 @@ def train_and_stop(screen: Screen, place: Place, findings: Findings) -> training
             if number == total:
                 break
         state = training.save_checkpoint(_checkpoint(place), model, run.optimizer, loader)
-        findings.expect((state["epoch"], state["consumed"]) == (STOP_EPOCH, STOP_STEP * training.GLOBAL_BATCH), "the state")
-        step.say(f"{STOP_EPOCH} epochs and {state['consumed']:,} of {len(loader.dataset):,} samples of the next, streamed shuffled.")
+        findings.expect(
+            (state["epoch"], state["consumed"]) == (STOP_EPOCH, STOP_STEP * training.GLOBAL_BATCH), "the state"
+        )
+        step.say(f"{STOP_EPOCH} epochs, and {state['consumed']:,} of {len(loader.dataset):,} samples of the next one.")
         accuracy = training.test_accuracy(model, place.url("digits-test"), place.storage_options)
-        step.say(f"Accuracy on the test digits so far: {accuracy:.1%}. The loader's state is {len(state)} values of JSON.")
+        step.say(f"Accuracy on the test digits so far: {accuracy:.1%}.")
+        step.say(f"Saved: model and optimizer, and the loader's state, {len(state)} values of JSON.")
     return run
 
 
@@ -114,10 +118,15 @@ def append(screen: Screen, place: Place, train: data.Digits, findings: Findings)
         findings.appended("digits", len(moved), nbytes)
         first, second = (_open(place, "digits", version=number) for number in (1, 2))
         same = np.array_equal(second["image"][: len(first)], first["image"][:])
-        findings.expect(len(first) == len(train) and len(second) == len(train) + len(moved) and same, "both versions are readable")
-        findings.expect(np.array_equal(second["label"][len(train) :], moved.labels), "version 2 holds what was appended")
-        step.say(f"Each training digit moved by a pixel, four ways: version 2 has {len(second):,} samples.")
-        step.say(f"Version 1 still has {len(first):,}, and is what the stopped training will go on with.")
+        findings.expect(
+            len(first) == len(train) and len(second) == len(train) + len(moved) and same, "both versions are readable"
+        )
+        findings.expect(
+            np.array_equal(second["label"][len(train) :], moved.labels), "version 2 holds what was appended"
+        )
+        step.say(f"Each training digit moved by a pixel, four ways: {len(moved):,} samples more.")
+        step.say(f"Version 2 has {len(second):,}; version 1 still has its {len(first):,}, and the stopped")
+        step.say("training will go on with that one.")
 
 
 def resume(screen: Screen, place: Place, ranks: Ranks, before: training.Training, findings: Findings) -> None:
@@ -132,7 +141,7 @@ def resume(screen: Screen, place: Place, ranks: Ranks, before: training.Training
             step.advance()
         after = ranks.delivered()
         for epoch in range(training.EPOCHS):
-            numbers = sum((d.get(epoch, []) for d in (before.delivered, *after)), [])
+            numbers = [number for d in (before.delivered, *after) for number in d.get(epoch, [])]
             findings.deliveries[epoch] = check_delivery(numbers, range(num_samples))
         findings.expect(all(d.is_exact for d in findings.deliveries.values()), "every sample exactly once an epoch")
         findings.shares = tuple(len(d.get(STOP_EPOCH, [])) for d in (before.delivered, *after))
@@ -141,8 +150,10 @@ def resume(screen: Screen, place: Place, ranks: Ranks, before: training.Training
         training.load_checkpoint(finished, model, None, None)
         findings.accuracy = training.test_accuracy(model, place.url("digits-test"), place.storage_options)
         findings.expect(findings.accuracy >= MIN_ACCURACY, f"an accuracy of {MIN_ACCURACY:.0%}")
-        step.say(f"The interrupted epoch: {' + '.join(f'{n:,}' for n in findings.shares)} samples (before, then each process),")
-        step.say(f"{findings.deliveries[STOP_EPOCH]}.")
+        step.say(
+            f"The interrupted epoch: {' + '.join(f'{n:,}' for n in findings.shares)} samples, before the stop and in each"
+        )
+        step.say(f"process: {findings.deliveries[STOP_EPOCH]}.")
         step.say(f"Accuracy on the test digits: {findings.accuracy:.1%}.")
 
 
@@ -155,9 +166,9 @@ def open_plainly(screen: Screen, place: Place, findings: Findings) -> None:
         arrays = {name: read_array(group, name) for name in data.DIGITS}
         equal = all(np.array_equal(array, dataset[name][:]) for name, array in arrays.items())
         findings.expect(equal, "zarr-python reads the same values")
-        told = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items())
-        step.say(f"zarr.open_group(…): {told};")
-        step.say("every value is what chunkstore gives." if equal else "the values differ.")
+        for name, array in arrays.items():
+            step.say(f"{name:8} {array.dtype} {' × '.join(map(str, array.shape))}")
+        step.say("Every value is the one that chunkstore gives." if equal else "The values differ.")
 
 
 def measure_all(screen: Screen, place: Place, findings: Findings) -> None:
@@ -167,7 +178,7 @@ def measure_all(screen: Screen, place: Place, findings: Findings) -> None:
         for name in names:
             findings.speeds[name] = measure(place.url(name), place.storage_options)
             step.advance()
-        step.say("Shuffled batches of 256 as tensors, whole epochs; see the table.")
+        step.say("Whole epochs of shuffled batches, as tensors; the figures are below.")
 
 
 def _open(place: Place, name: str, *, version: int) -> cs.Dataset:

@@ -15,7 +15,7 @@ from torch import nn
 
 import chunkstore as cs
 
-EPOCHS = 10
+EPOCHS = 8
 GLOBAL_BATCH = 32
 LEARNING_RATE = 2e-3
 SEED = 0
@@ -96,7 +96,8 @@ class Training:
 
 def pixels(batch: dict[str, Any]) -> torch.Tensor:
     """The images of a batch as the model takes them: float32 (samples, 8, 8) from 0 to 1."""
-    return batch["image"].float() / 16
+    images: torch.Tensor = batch["image"]
+    return images.float() / 16
 
 
 def test_accuracy(model: nn.Module, url: str, options: dict[str, str] | None) -> float:
@@ -126,5 +127,3 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer | None,
         optimizer.load_state_dict(saved["optimizer"])
     if loader is not None:
         loader.load_state_dict(json.loads((folder / "loader.json").read_text()))
-
-

