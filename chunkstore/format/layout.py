@@ -9,6 +9,9 @@ Source of the sizes: docs/decisions/001-chunk-shard-codec.md, 002-block-window-l
 import math
 from dataclasses import dataclass
 
+from chunkstore.errors import SchemaError
+from chunkstore.format.metadata import MAX_CHUNK_NBYTES
+
 CHUNK_NBYTES = 256 << 10
 """Decoded bytes of an inner chunk: what a read of one sample costs, and what a checksum covers."""
 SHARD_NBYTES = 128 << 20
@@ -17,6 +20,10 @@ BLOCK_NBYTES = 4 << 20
 """Decoded bytes, over all fields, of a block: what is shuffled, and what one range read fetches."""
 LARGE_SAMPLE_NBYTES = 4 << 20
 """A sample larger than this is split over several chunks."""
+MAX_SHARD_CHUNKS = 1 << 16
+"""Chunks of a shard, so that its index stays below a megabyte or so."""
+MAX_ROWS = 1 << 40
+"""Rows of a chunk, shard or block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +46,25 @@ def plan_grid(
         itemsize: Bytes of an element.
         chunk: Rows of a chunk, or its full shape.
         shard: Rows of a shard; at least a chunk's are taken.
+
+    Raises:
+        SchemaError: a chunk would be too large, or a shard would have too many.
     """
     row_nbytes = max(1, math.prod(row_shape) * itemsize)
     if isinstance(chunk, tuple):
         rows, row_chunk = chunk[0], tuple(min(c, max(1, n)) for c, n in zip(chunk[1:], row_shape, strict=True))
     else:
-        rows = chunk or floor_power_of_two(max(1, CHUNK_NBYTES // row_nbytes))
+        rows = chunk or min(floor_power_of_two(max(1, CHUNK_NBYTES // row_nbytes)), shard or MAX_ROWS)
         row_chunk = _row_slab(row_shape, itemsize) if row_nbytes > LARGE_SAMPLE_NBYTES else tuple(max(1, n) for n in row_shape)
-    rows_of_shard = shard or floor_power_of_two(max(1, SHARD_NBYTES // row_nbytes))
     whole_row = tuple(-(-max(1, n) // c) * c for n, c in zip(row_shape, row_chunk, strict=True))
-    return GridShapes((rows, *row_chunk), (max(rows, rows_of_shard), *whole_row))
+    columns = math.prod(n // c for n, c in zip(whole_row, row_chunk, strict=True))
+    most_rows = rows * floor_power_of_two(max(1, MAX_SHARD_CHUNKS // columns))
+    rows_of_shard = max(rows, shard or min(floor_power_of_two(max(1, SHARD_NBYTES // row_nbytes)), most_rows))
+    if (chunk_nbytes := rows * math.prod(row_chunk) * itemsize) > MAX_CHUNK_NBYTES:
+        raise SchemaError(f"a chunk of {chunk_nbytes:,} bytes; at most {MAX_CHUNK_NBYTES:,} can be stored: give a smaller chunk=")
+    if (num_chunks := rows_of_shard // rows * columns) > MAX_SHARD_CHUNKS:
+        raise SchemaError(f"{num_chunks:,} chunks in a shard; at most {MAX_SHARD_CHUNKS:,} are written: give a larger chunk=")
+    return GridShapes((rows, *row_chunk), (rows_of_shard, *whole_row))
 
 
 def plan_block_rows(num_samples: int, nbytes: int, *, block_nbytes: int | None = None) -> int:
@@ -70,7 +86,7 @@ def ceil_power_of_two(n: int) -> int:
 
 def nearest_power_of_two(x: float) -> int:
     """The power of two nearest to x by ratio; 1 for what is below, at most 2^40."""
-    return 1 << min(40, max(0, round(math.log2(x)))) if x > 0 else 1
+    return min(MAX_ROWS, 1 << max(0, round(math.log2(x)))) if x > 0 else 1
 
 
 def _row_slab(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

@@ -136,6 +136,8 @@ class ArrayMetadata:
         if not shape:
             node.fail("an array without dimensions holds no samples")
         inner = codecs_from_json(configuration.member("codecs"))
+        if not inner.crc32c and (inner.compressor is not None or len(shape) > 1):
+            configuration.fail("chunks without crc32c, which nothing else would check")
         metadata = cls(shape, dtype, chunk_shape, shard_shape, inner, names)
         if metadata.chunk_nbytes > MAX_CHUNK_NBYTES:
             node.fail(f"chunks of {metadata.chunk_nbytes} bytes; at most {MAX_CHUNK_NBYTES} are read")

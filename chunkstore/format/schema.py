@@ -21,6 +21,7 @@ ImageMode = Literal["RGB", "L", "RGBA"]
 
 CODECS = ("auto", "blosc-lz4", "blosc-zstd", "zstd", "gzip")
 _CODEC = re.compile(r"auto|(blosc-lz4|blosc-zstd|zstd|gzip)(-[0-9]{1,2})?")
+_MAX_LEVELS = {"blosc-lz4": 9, "blosc-zstd": 9, "zstd": 22, "gzip": 9}
 _NUMBERS = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _MAX_RANK = 16
@@ -51,6 +52,9 @@ class _Storage:
     def _check_storage(self) -> None:
         if self.codec is not None and not (isinstance(self.codec, str) and _CODEC.fullmatch(self.codec)):
             raise SchemaError(f"unknown codec {self.codec!r}; one of None, {', '.join(CODECS)}, or with a level: 'zstd-3'")
+        name, _, level = (self.codec or "").rpartition("-")
+        if level.isdigit() and int(level) > _MAX_LEVELS[name]:
+            raise SchemaError(f"codec {self.codec!r}: {name} has levels up to {_MAX_LEVELS[name]}")
         rows = self.chunk[0] if isinstance(self.chunk, tuple) and self.chunk else self.chunk
         for name, value in (("chunk", rows), ("shard", self.shard)):
             if value is not None and not _is_power_of_two(value):
@@ -152,7 +156,7 @@ class Bytes(_Storage):
     media_type: str | None = None
 
     def __post_init__(self) -> None:
-        if self.media_type is not None and not re.fullmatch(r"[\w.+-]{1,64}/[\w.+-]{1,64}", self.media_type):
+        if self.media_type is not None and not re.fullmatch(r"[A-Za-z0-9_.+-]{1,64}/[A-Za-z0-9_.+-]{1,64}", self.media_type):
             raise SchemaError(f"media_type={self.media_type!r}: a name like 'audio/flac' is needed")
         _check_ragged_storage(self)
 

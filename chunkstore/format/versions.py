@@ -215,7 +215,7 @@ class Version:
             number=node.member("number").integer(1),
             parent=None if parent.value is None else parent.integer(1),
             writer=node.member("writer").string(_UUID),
-            time=node.member("time").string(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"),
+            time=node.member("time").string(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?Z"),
             message=node.member("message").string(),
             schema=Schema.from_json(node.member("schema")),
             fragments=tuple(Fragment.from_json(item) for item in node.member("fragments").items()),

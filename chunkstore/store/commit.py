@@ -134,6 +134,8 @@ def commit_fragments(
             first = _renumber(fragments, 0)
             total = sum(f.samples for f in first)
             return Version(dataset, 1, None, writer, time, message, schema, first, statistics, total)
+        if parent.dataset != dataset:
+            raise CommitConflict(f"{store.url}: another dataset took the place of {dataset}; append to that one anew")
         if not parent.schema.same_types(schema):
             raise SchemaError(
                 f"{store.url}: version {parent.number} has another schema:\n{parent.schema!r}\nnot\n{schema!r}"
@@ -255,7 +257,7 @@ def _read_hint(store: Store) -> int | None:
     """The number in the hint; None where it is absent or damaged, since it is only a hint."""
     try:
         return unseal(store.read(LATEST_KEY, limit_nbytes=1 << 16), LATEST_KEY).member("number").integer(1)
-    except (FileNotFoundError, InvalidDataset, ValueError):
+    except (FileNotFoundError, PermissionError, InvalidDataset, ValueError):
         return None
 
 

@@ -27,17 +27,12 @@ from chunkstore.format.schema import (
 )
 from chunkstore.format.statistics import Statistics
 from chunkstore.format.versions import FieldStatistics, StoredObject
-from chunkstore.kernels.codecs import encode_chunk
 from chunkstore.kernels.columns import Column, RaggedColumn, crc32c_samples
+from chunkstore.store.codec_choice import choose_codecs
 from chunkstore.store.interface import Store
 from chunkstore.store.present import bfloat16_to_float32
-from chunkstore.store.sinks import ArraySink, ChooseCodecs, Rows
+from chunkstore.store.sinks import ArraySink, Rows
 from chunkstore.store.workers import Workers
-
-PAYS_RATIO = 0.9
-"""Compression is chosen where it leaves at most this share of the bytes."""
-TRIED_NBYTES = 1 << 20
-"""How much of the first rows compression is tried on."""
 
 _PLAIN = ChunkCodecs(None, crc32c=False)
 _INDEX_CODECS = ChunkCodecs(Compressor("blosc", 5, "zstd", "shuffle", 8), crc32c=True)
@@ -52,7 +47,7 @@ class FixedSink:
             field.shape,
             stored_dtype(field),
             ("sample", *dimension_names(name, field)),
-            _chooser(field, plain_codecs=ChunkCodecs(None, crc32c=True)),
+            choose_codecs(field, plain=ChunkCodecs(None, crc32c=True)),
             chunk=field.chunk,
             shard=field.shard,
             measure=_measure(field),
@@ -96,7 +91,7 @@ class RaggedSink:
             (),
             stored_dtype(field),
             (f"{name}_value",),
-            _chooser(field, plain_codecs=_PLAIN),
+            choose_codecs(field, plain=_PLAIN),
             chunk=field.chunk if isinstance(field.chunk, int) else None,
             shard=field.shard,
             measure=_measure(field) if isinstance(field, Ragged) else None,
@@ -187,52 +182,6 @@ def open_sink(store: Store, part: str, name: str, field: Field, workers: Workers
 def stored_objects(sink: FieldSink) -> dict[str, StoredObject]:
     """The shards that a sink has written, by key in the part."""
     return {f"{path}/{key}": stored for path, array in sink.sinks.items() for key, stored in array.objects.items()}
-
-
-def named_codecs(codec: str, typesize: int) -> Compressor:
-    """The compressor a user named, as "blosc-lz4" or "zstd-3" names it."""
-    name, level = codec, None
-    if codec.rpartition("-")[2].isdigit():
-        name, _, digits = codec.rpartition("-")
-        level = int(digits)
-    match name:
-        case "blosc-lz4":
-            return Compressor("blosc", 5 if level is None else min(level, 9), "lz4", _shuffle(typesize), typesize)
-        case "blosc-zstd":
-            return Compressor("blosc", 3 if level is None else min(level, 9), "zstd", _shuffle(typesize), typesize)
-        case "zstd":
-            return Compressor("zstd", 3 if level is None else min(level, 22))
-        case _:
-            return Compressor("gzip", 5 if level is None else min(level, 9))
-
-
-def _chooser(field: Field, *, plain_codecs: ChunkCodecs) -> ChooseCodecs:
-    typesize = stored_dtype(field).itemsize
-    if field.codec is None or (field.codec == "auto" and isinstance(field, Image)):
-        return lambda rows, chunk_nbytes: plain_codecs
-    if field.codec != "auto":
-        named = ChunkCodecs(named_codecs(field.codec, typesize), crc32c=True)
-        return lambda rows, chunk_nbytes: named
-    names = ("blosc-lz4", "blosc-zstd") if isinstance(field, Array | Ragged) else ("blosc-zstd",)
-
-    def choose(rows: npt.NDArray[Any], chunk_nbytes: int) -> ChunkCodecs:
-        """The fastest compressor that pays: the first, unless the next leaves a quarter less."""
-        tried = rows.reshape(-1)[: max(1, min(TRIED_NBYTES, max(chunk_nbytes, 1 << 16)) // rows.itemsize)]
-        if tried.size == 0:
-            return plain_codecs
-        best, best_ratio = plain_codecs, PAYS_RATIO
-        for name in names:
-            codecs = ChunkCodecs(named_codecs(name, typesize), crc32c=True)
-            ratio = len(encode_chunk(codecs, tried)) / tried.nbytes
-            if ratio < best_ratio * (1 if best is plain_codecs else 0.75):
-                best, best_ratio = codecs, ratio
-        return best
-
-    return choose
-
-
-def _shuffle(typesize: int) -> Any:
-    return "shuffle" if typesize > 1 else "noshuffle"
 
 
 def _measure(field: Array | Ragged) -> Callable[[npt.NDArray[Any]], Statistics]:

@@ -22,11 +22,9 @@ from chunkstore.format.shard_index import encode_index
 from chunkstore.format.statistics import Statistics
 from chunkstore.format.versions import StoredObject
 from chunkstore.kernels.codecs import encode_chunk
+from chunkstore.store.codec_choice import ChooseCodecs
 from chunkstore.store.interface import Data, Store, Upload
 from chunkstore.store.workers import Workers
-
-ChooseCodecs = Callable[[npt.NDArray[Any], int], ChunkCodecs]
-"""From the first rows and the bytes of a chunk to the codec chain."""
 
 _AS_THEY_ARE = ChunkCodecs(None, crc32c=False)
 
