@@ -42,7 +42,9 @@ def write(url, fragments, schema=None, **options):
     first = 0
     for samples in fragments:
         with cs.append(url, **options) as writer:
-            writer.write_batch({name: values for name, values in columns(first, first + samples).items() if name in schema})
+            writer.write_batch(
+                {name: values for name, values in columns(first, first + samples).items() if name in schema}
+            )
         first += samples
     return url
 
@@ -132,6 +134,8 @@ def no_threads_left():
     """Fail if threads of loaders run a moment after the test."""
     yield
     deadline = time.monotonic() + 5
-    while left := [t.name for t in threading.enumerate() if t.name.startswith(("chunkstore-read", "chunkstore-assemble"))]:
+    while left := [
+        t.name for t in threading.enumerate() if t.name.startswith(("chunkstore-read", "chunkstore-assemble"))
+    ]:
         assert time.monotonic() < deadline, left
         time.sleep(0.01)

@@ -128,9 +128,7 @@ def test_a_sequential_loader_gives_version_order_and_ranks_take_slices(make_data
 def test_ranks_without_a_sample_in_the_last_step_get_an_empty_batch_of_the_same_fields(make_dataset):
     url = make_dataset(97)
     for shuffle in (True, "full", False):
-        last = [
-            list(cs.Loader(url, 24, shuffle=shuffle, drop_last=False, rank=r, world_size=4))[-1] for r in range(4)
-        ]
+        last = [list(cs.Loader(url, 24, shuffle=shuffle, drop_last=False, rank=r, world_size=4))[-1] for r in range(4)]
         assert sorted(sum((batch["y"].tolist() for batch in last), [])) != []
         (empty, *_) = [batch for batch in last if len(batch["y"]) == 0]
         assert empty["x"].shape == (0, 8)
