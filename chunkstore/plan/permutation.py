@@ -24,6 +24,9 @@ FEW_BITS: Final = 12
 NUM_ROUNDS: Final = 6
 MANY_ROUNDS: Final = 10
 
+AT_ONCE: Final = 256
+"""Values that go through the network side by side; of no consequence for the result."""
+
 _WORD: Final = (1 << 64) - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MUL_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -56,57 +59,98 @@ def _num_bits(n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _walk(index, n, bits, key):  # type: ignore[no-untyped-def]
-    """Alternating Feistel network over `bits` bits, applied until the value is below n (cycle walking)."""
-    low_bits = bits >> _ONE
-    low_mask = (_ONE << low_bits) - _ONE
-    high_mask = (_ONE << (bits - low_bits)) - _ONE
-    x = np.uint64(index)
-    if n == _ONE:
-        return np.int64(0)
-    pairs = MANY_ROUNDS // 2 if bits < np.uint64(FEW_BITS) else NUM_ROUNDS // 2
-    while True:
-        high = x >> low_bits
-        low = x & low_mask
-        k = key
-        for _ in range(pairs):
-            k += _GOLDEN
-            high ^= _mix(k ^ low) & high_mask
-            k += _GOLDEN
-            low ^= _mix(k ^ high) & low_mask
-        x = (high << low_bits) | low
-        if x < n:
-            return np.int64(x)
+def _permute_all(x, n, key, out):  # type: ignore[no-untyped-def]
+    """Images of all x, each in its own domain [0, n) under its own key: a Feistel network, applied until the value is below n.
+
+    Values go through the rounds side by side, so that the latency of one hides behind the others; those that are still outside
+    their domain move to the front and go again (cycle walking). Overwrites x, n and key.
+    """
+    count = x.size
+    entry = np.arange(count)
+    low_bits = np.empty(count, np.uint64)
+    low_mask = np.empty(count, np.uint64)
+    high_mask = np.empty(count, np.uint64)
+    short = np.empty(count, np.bool_)
+    low = np.empty(count, np.uint64)
+    high = np.empty(count, np.uint64)
+    last_n = np.uint64(0)
+    bits = _ONE
+    for i in range(count):
+        if n[i] != last_n:
+            last_n = n[i]
+            bits = _num_bits(last_n)
+        # With n = 1 all masks stay zero: the only value comes out at once.
+        width = bits if last_n > _ONE else np.uint64(0)
+        low_bits[i] = width >> _ONE
+        low_mask[i] = (_ONE << (width >> _ONE)) - _ONE
+        high_mask[i] = (_ONE << (width - (width >> _ONE))) - _ONE
+        short[i] = bits < np.uint64(FEW_BITS)
+    while count:
+        any_short = False
+        for i in range(count):
+            high[i] = x[i] >> low_bits[i]
+            low[i] = x[i] & low_mask[i]
+            any_short |= short[i]
+        for pair in range(NUM_ROUNDS // 2):
+            step = np.uint64(2 * pair + 1) * _GOLDEN
+            for i in range(count):
+                high[i] ^= _mix((key[i] + step) ^ low[i]) & high_mask[i]
+                low[i] ^= _mix((key[i] + step + _GOLDEN) ^ high[i]) & low_mask[i]
+        if any_short:
+            for pair in range(NUM_ROUNDS // 2, MANY_ROUNDS // 2):
+                step = np.uint64(2 * pair + 1) * _GOLDEN
+                for i in range(count):
+                    new_high = high[i] ^ (_mix((key[i] + step) ^ low[i]) & high_mask[i])
+                    new_low = low[i] ^ (_mix((key[i] + step + _GOLDEN) ^ new_high) & low_mask[i])
+                    high[i] = new_high if short[i] else high[i]
+                    low[i] = new_low if short[i] else low[i]
+        left = 0
+        for i in range(count):
+            value = (high[i] << low_bits[i]) | low[i]
+            out[entry[i]] = np.int64(value)
+            # Always written, kept only if outside: no branch to mispredict. What is kept never overtakes what is read.
+            x[left], n[left], key[left], entry[left] = value, n[i], key[i], entry[i]
+            low_bits[left], low_mask[left], high_mask[left], short[left] = (
+                low_bits[i],
+                low_mask[i],
+                high_mask[i],
+                short[i],
+            )
+            left += value >= n[i]
+        count = left
 
 
 @njit(cache=True, nogil=True)
 def _permute_range(start, n, key, out):  # type: ignore[no-untyped-def]
-    bits = _num_bits(n)
-    for i in range(out.size):
-        out[i] = _walk(start + i, np.uint64(n), bits, key)
+    for at in range(0, out.size, AT_ONCE):
+        part = out[at : at + AT_ONCE]
+        x = np.arange(start + at, start + at + part.size).astype(np.uint64)
+        _permute_all(x, np.full(part.size, n, np.uint64), np.full(part.size, key), part)
 
 
 @njit(cache=True, nogil=True)
 def _permute_indices(indices, n, key, out):  # type: ignore[no-untyped-def]
-    bits = _num_bits(n)
-    for i in range(indices.size):
-        if indices[i] < 0 or indices[i] >= n:
-            return False
-        out[i] = _walk(indices[i], np.uint64(n), bits, key)
+    for at in range(0, out.size, AT_ONCE):
+        part = out[at : at + AT_ONCE]
+        x = np.empty(part.size, np.uint64)
+        for i in range(part.size):
+            if indices[at + i] < 0 or indices[at + i] >= n:
+                return False
+            x[i] = indices[at + i]
+        _permute_all(x, np.full(part.size, n, np.uint64), np.full(part.size, key), part)
     return True
 
 
 @njit(cache=True, nogil=True)
 def _permute_each(table):  # type: ignore[no-untyped-def]
-    last_n = np.int64(-1)
-    bits = _ONE
-    for i in range(table.shape[1]):
-        n = table[1, i]
-        if n != last_n:
-            bits = _num_bits(n)
-            last_n = n
-        key = _fold(np.uint64(table[2, i]), np.uint64(table[3, i]))
-        table[0, i] = _walk(table[0, i], np.uint64(n), bits, key)
+    for at in range(0, table.shape[1], AT_ONCE):
+        part = table[0, at : at + AT_ONCE]
+        x = part.astype(np.uint64)
+        n = table[1, at : at + AT_ONCE].astype(np.uint64)
+        key = np.empty(part.size, np.uint64)
+        for i in range(part.size):
+            key[i] = _fold(np.uint64(table[2, at + i]), np.uint64(table[3, at + i]))
+        _permute_all(x, n, key, part)
 
 
 def derive_key(purpose: int, seed: int, *words: int) -> int:
