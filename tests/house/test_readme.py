@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 PAGES = [
-    ROOT / "README.md",
+    README,
     *sorted((ROOT / "docs" / "tutorial").glob("*.md")),
     *sorted((ROOT / "docs" / "how-to").glob("*.md")),
 ]
@@ -21,7 +22,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def command(name: str) -> str:
-    text = (ROOT / "README.md").read_text("utf-8")
+    text = README.read_text("utf-8")
     (found,) = re.findall(rf"<!-- command: {name} -->\n```sh\n(.*?)```", text, re.DOTALL)
     return found
 
@@ -42,7 +43,23 @@ def indented(code: str) -> str:
 
 
 def test_readme_has_python():
-    assert blocks(ROOT / "README.md", "python")
+    assert blocks(README, "python")
+
+
+def test_every_folder_and_file_of_the_tree_is_there():
+    """The tree on the page and the tree on disk: what is named exists, and no folder of the package is left out."""
+    (tree,) = re.findall(
+        r"^## Where things are\n\n```\n(.*?)^```$", README.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    folder, named = ROOT, set()
+    for line in tree.splitlines():
+        entry = line.split()[0]
+        folder = folder if line.startswith(" ") else ROOT / entry
+        path = folder / entry if line.startswith(" ") else folder
+        assert path.exists(), f"{line!r}: {path} is not there"
+        named.add(path.name)
+    package = {path.name for path in (ROOT / "chunkstore").iterdir() if not path.name.startswith("__")}
+    assert package - {"py.typed"} <= named
 
 
 def test_the_two_commands_are_for_a_bare_machine():
@@ -71,7 +88,7 @@ def test_nobody_is_told_to_install_the_other_chunkstore():
     """`chunkstore` on PyPI is another project; ours is installed from a checkout."""
     wrong = re.compile(r"pip3? install (?:-\S+ )*[\"']?chunkstore(?!-zarr)\b")
     places = [
-        ROOT / "README.md",
+        README,
         *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("chunkstore/**/*.py"),
         *ROOT.glob("native/*.*"),
