@@ -136,18 +136,22 @@ class Dataset:
                 raise KeyError(f"no field {key!r}; the fields are {', '.join(self.schema)}")
             return FieldView(self, key)
         if _is_integer(key):
-            columns = self.read(self._positions([key]))
-            return {n: present_sample(n, self.schema[n], columns[n], decode=self._decode) for n in self.schema}
-        columns = self.read(self._positions(key))
-        return {n: present_batch(n, self.schema[n], columns[n], decode=self._decode) for n in self.schema}
+            return self.__getitems__([key])[0]
+        positions = self._positions(key)
+        columns = self.read(positions)
+        return {
+            n: present_batch(n, field, columns[n], decode=self._decode, positions=positions)
+            for n, field in self.schema.items()
+        }
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The samples at `indices` as a list of dicts, read together: torch's DataLoader asks for batches this way."""
-        columns = self.read(self._positions(indices))
+        positions = self._positions(indices)
+        columns = self.read(positions)
         fields = self.schema.items()
         return [
-            {n: present_sample(n, field, columns[n], i, decode=self._decode) for n, field in fields}
-            for i in range(len(indices))
+            {n: present_sample(n, field, columns[n], i, decode=self._decode, position=position) for n, field in fields}
+            for i, position in enumerate(positions.tolist())
         ]
 
     def select(self, *names: str) -> "Dataset":

@@ -18,7 +18,6 @@ from chunkstore.format.metadata import ArrayMetadata, group_to_json
 from chunkstore.format.schema import (
     Array,
     Field,
-    Image,
     Ragged,
     dimension_names,
     field_to_json,

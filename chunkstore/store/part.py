@@ -189,7 +189,8 @@ class OpenPart:
                 f"version say {dtype}{list(shape)}"
             )
         if metadata.is_plain and not path.endswith("/values"):  # the samples of values have crcs of their own
-            raise InvalidDataset(f"{self._store.url}/{self._part.path}/{path}: chunks without crc32c, which nothing else checks")
+            where = f"{self._store.url}/{self._part.path}/{path}"
+            raise InvalidDataset(f"{where}: chunks without crc32c, which nothing else checks")
         own = {key.removeprefix(f"{path}/"): stored for key, stored in objects.items() if key.startswith(f"{path}/")}
         shards, expected_shards = sum(key.startswith("c/") for key in own), math.prod(metadata.shard_grid)
         if shards != expected_shards:

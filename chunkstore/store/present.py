@@ -4,7 +4,7 @@ ds[7] gives scalars, arrays, str, bytes and decoded images; a batch gives arrays
 `part.py` and `loader/prefetch.py`, before the user; reads nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from chunkstore.errors import CorruptSample
 from chunkstore.format.schema import Array, Bytes, Field, Image, Ragged, Text, has_shapes, stored_dtype
-from chunkstore.kernels.columns import Column, RaggedColumn
+from chunkstore.kernels.columns import Column, Ints, RaggedColumn
 from chunkstore.kernels.images import decode_image
 
 
@@ -51,8 +51,10 @@ class RaggedBatch:
 Batch = dict[str, Any]
 
 
-def present_batch(name: str, field: Field, column: Column, *, decode: bool = True) -> Any:
-    """A column as batches hold it.
+def present_batch(
+    name: str, field: Field, column: Column, *, decode: bool = True, positions: Sequence[int] | Ints | None = None
+) -> Any:
+    """A column as batches hold it; `positions` are what its samples are called in errors.
 
     Returns:
         `Array`: ndarray (samples, *shape); bfloat16 as float32, which holds it exactly. `Ragged`: `RaggedBatch`. `Text`: list
@@ -67,10 +69,13 @@ def present_batch(name: str, field: Field, column: Column, *, decode: bool = Tru
     assert isinstance(column, RaggedColumn)
     if isinstance(field, Ragged):
         return _ragged(field, column)
-    return [_decoded(name, field, _sample_bytes(column, i), i, decode=decode) for i in range(len(column))]
+    known: Sequence[int] | Ints | tuple[None, ...] = (None,) * len(column) if positions is None else positions
+    return [present_sample(name, field, column, i, decode=decode, position=known[i]) for i in range(len(column))]
 
 
-def present_sample(name: str, field: Field, column: Column, i: int = 0, *, decode: bool = True) -> Any:
+def present_sample(
+    name: str, field: Field, column: Column, i: int = 0, *, decode: bool = True, position: int | None = None
+) -> Any:
     """Sample i of a column as `ds[i]` gives it: a NumPy scalar or array, str, bytes, or a decoded image."""
     if isinstance(field, Array):
         assert isinstance(column, np.ndarray)
@@ -78,7 +83,14 @@ def present_sample(name: str, field: Field, column: Column, i: int = 0, *, decod
     assert isinstance(column, RaggedColumn)
     if isinstance(field, Ragged):
         return _ragged(field, column)[i]
-    return _decoded(name, field, _sample_bytes(column, i), i, decode=decode)
+    data = column.values[column.offsets[i] : column.offsets[i + 1]].tobytes()
+    if isinstance(field, Bytes) or (isinstance(field, Image) and not decode):
+        return data
+    try:
+        return str(data, "utf-8") if isinstance(field, Text) else decode_image(data, field.format, field.mode)
+    except ValueError as error:
+        told = f"sample {i} of this read" if position is None else f"sample {position}"
+        raise CorruptSample(f"field {name!r}, {told}: {error}") from error
 
 
 def empty_column(field: Field) -> Column:
@@ -114,16 +126,3 @@ def _numbers(field: Array | Ragged, values: npt.NDArray[Any]) -> npt.NDArray[Any
 
 def _ragged(field: Ragged, column: RaggedColumn) -> RaggedBatch:
     return ragged_batch(field, _numbers(field, column.values), column)
-
-
-def _sample_bytes(column: RaggedColumn, i: int) -> bytes:
-    return column.values[column.offsets[i] : column.offsets[i + 1]].tobytes()
-
-
-def _decoded(name: str, field: Text | Bytes | Image, data: bytes, i: int, *, decode: bool) -> Any:
-    if isinstance(field, Bytes) or (isinstance(field, Image) and not decode):
-        return data
-    try:
-        return str(data, "utf-8") if isinstance(field, Text) else decode_image(data, field.format, field.mode)
-    except ValueError as error:
-        raise CorruptSample(f"field {name!r}, sample {i} of this read: {error}") from error
