@@ -36,13 +36,20 @@ def main() -> None:
         sys.exit(1)
 
 
-@app.callback()
-def _chunkstore(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"chunkstore {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _chunkstore(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
 
 
 @app.command()

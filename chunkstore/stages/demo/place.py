@@ -60,7 +60,7 @@ def open_place(screen: Screen, *, s3: bool, folder: Path | None) -> Iterator[Pla
             with contextlib.ExitStack() as stack:
                 with screen.step("Starting an S3 server", "S3 server started") as step:
                     server = stack.enter_context(seaweedfs(scratch / "server"))
-                    step.say(f"SeaweedFS at {server.url}, this machine only; it ends with the demo.")
+                    step.say(f"SeaweedFS at {server.url}, on this machine only, until the end.")
                 yield Place(_BUCKET, server.storage_options(), scratch, None, "an S3 server on loopback")
         elif folder is not None:
             folder.mkdir(parents=True, exist_ok=True)

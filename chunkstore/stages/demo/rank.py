@@ -1,7 +1,8 @@
 """One rank of the resumed training: `python -m chunkstore.stages.demo.rank`, with RANK and WORLD_SIZE set as torchrun does.
 
 Its job comes as a line of JSON on standard input, which also tells it, by closing, that whoever started it is gone.
-Says a line for each step on standard output, and leaves what it was given in a file. Before it: `ranks.py`; after it: the story's check.
+Says a line for each step on standard output, and leaves what it was given in a file. Before it: `ranks.py`; after it: the
+story's check.
 """
 
 import json

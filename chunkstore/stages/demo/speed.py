@@ -35,17 +35,26 @@ class Speed:
 
 
 def measure(url: str, options: Mapping[str, Any] | None) -> Speed:
-    """Stream whole epochs for a while, after a first one that is not counted; then fetch the stored objects likewise."""
-    loader = cs.Loader(url, BATCH, shuffle=True, drop_last=False, device="cpu", storage_options=options)
+    """Stream whole epochs for a while, after a first one that is not counted; then fetch the stored objects likewise.
+
+    Each epoch has a loader of its own, so that nothing comes out of an older one's memory.
+    """
+    loader = _new_loader(url, options)
     samples = len(loader.dataset)
     nbytes = sum(_nbytes(value) for batch in loader for value in batch.values())
-    epochs, begin, seconds = 0, time.perf_counter(), 0.0
+    epochs, seconds = 0, 0.0
     while seconds < MIN_TIME_S:
+        loader = _new_loader(url, options)
+        begin = time.perf_counter()
         for _ in loader:
             pass
-        epochs, seconds = epochs + 1, time.perf_counter() - begin
+        epochs, seconds = epochs + 1, seconds + time.perf_counter() - begin
     epoch_s = seconds / epochs
     return Speed(samples, samples / epoch_s, nbytes / epoch_s, _fetch_speed(url, options))
+
+
+def _new_loader(url: str, options: Mapping[str, Any] | None) -> cs.Loader:
+    return cs.Loader(url, BATCH, shuffle=True, drop_last=False, device="cpu", storage_options=options)
 
 
 def stored_nbytes(url: str, options: Mapping[str, Any] | None) -> int:

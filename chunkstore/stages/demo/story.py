@@ -64,7 +64,7 @@ def write(screen: Screen, place: Place, findings: Findings) -> data.Digits:
         train, test = data.split_digits()
         sources = data.python_sources()
         nbytes = sum(len(sample["source"]) for sample in sources)
-        step.say(f"{len(train) + len(test):,} handwritten digits and two photographs, which come with scikit-learn;")
+        step.say(f"{len(train) + len(test):,} handwritten digits and two photographs, from scikit-learn;")
         step.say(f"{len(sources):,} files, {nbytes / 1e6:.1f} MB, of this machine's Python standard library.")
         step.say(f"Every fifth digit is kept for the test: {len(train):,} to train, {len(test):,} to test.")
     total = len(train) + len(test) + data.num_tiles() + 2 * len(sources)
@@ -77,7 +77,8 @@ def write(screen: Screen, place: Place, findings: Findings) -> data.Digits:
         findings.written.append(data.write_sources(place.url("sources"), sources, options, step.advance))
         findings.written.append(data.write_tokens(place.url("tokens"), sources, options))
         step.advance(len(sources))
-        step.say(f"{', '.join(written.name for written in findings.written)}: plain Zarr v3, on {place.medium}.")
+        step.say(f"{', '.join(written.name for written in findings.written)};")
+        step.say(f"each of them plain Zarr v3, on {place.medium}.")
     return train
 
 
@@ -136,7 +137,9 @@ def resume(screen: Screen, place: Place, ranks: Ranks, before: training.Training
     finished = place.scratch / "finished"
     job = Job(place.url("digits"), place.storage_options, str(_checkpoint(place)), str(finished), str(ranks.folder))
     total = (training.EPOCHS - STOP_EPOCH) * steps_per_epoch - STOP_STEP
-    with screen.step("Resuming on two processes", "Resumed on two processes, trained to the end", total) as step:
+    with screen.step(
+        "Two processes start, and train on", "Resumed on two processes, trained to the end", total
+    ) as step:
         for _ in ranks.run(job.to_line()):
             step.advance()
         after = ranks.delivered()
@@ -178,7 +181,7 @@ def measure_all(screen: Screen, place: Place, findings: Findings) -> None:
         for name in names:
             findings.speeds[name] = measure(place.url(name), place.storage_options)
             step.advance()
-        step.say("Whole epochs of shuffled batches, as tensors; the figures are below.")
+        step.say("Whole epochs of shuffled batches as tensors, each from a fresh loader.")
 
 
 def _open(place: Place, name: str, *, version: int) -> cs.Dataset:

@@ -63,8 +63,9 @@ def show(console: Console, place: Place, findings: Findings) -> None:
         console,
         "How fast it streams: shuffled, decoded, as torch tensors",
         _speed_table(findings.speeds),
-        f"The limit: the same stored objects fetched whole from {place.medium},",
-        "by 16 threads in this run; nothing checked, decoded or shuffled.",
+        "The limit: the same stored objects, fetched whole by 16 threads in this run",
+        f"from {place.medium}; nothing checked, decoded or shuffled. What is",
+        "compressed may come out faster than that.",
     )
     _print(console, "What was shown", _verdict_table(findings))
     _next(console, place)
@@ -92,7 +93,7 @@ def _written_table(written: list[Written], stored: Mapping[str, int]) -> Table:
 def _speed_table(speeds: Mapping[str, Speed]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("dataset", style="bold")
-    for heading in ("samples/s", "MB/s", "the limit: MB/s of stored bytes"):
+    for heading in ("samples/s", "MB/s decoded", "the limit: MB/s stored"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, s in speeds.items():
         figures = (s.samples_per_s, s.nbytes_per_s / 1e6, s.raw_nbytes_per_s / 1e6)

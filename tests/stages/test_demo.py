@@ -1,0 +1,143 @@
+"""`chunkstore demo` as a user runs it: in a process of its own, from the first line to the last, and interrupted."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CHUNKSTORE = [sys.executable, "-m", "chunkstore"]
+TIME_LIMIT_S = 60
+"""On a machine that has nothing else to do."""
+INTERRUPTS_WITHIN_S = 3.0
+"""A second is the aim; the machine may be busy with other things."""
+
+
+def running_in(folder: Path) -> list[str]:
+    """Commands of processes that were started with `folder` as their temporary folder."""
+    commands = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+            command = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"TMPDIR={folder}\0".encode() in environment and command:
+            commands.append(command.replace(b"\0", b" ").decode(errors="replace"))
+    return commands
+
+
+@pytest.fixture
+def temporary(tmp_path):
+    """A temporary folder for the demo, which must be empty again, with nothing running, when the demo has ended."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    yield folder
+    assert list(folder.iterdir()) == []
+    assert running_in(folder) == []
+
+
+def start(temporary: Path, *arguments: str) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "TMPDIR": str(temporary), "COLUMNS": "80", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [*CHUNKSTORE, "demo", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def run(temporary: Path, *arguments: str) -> str:
+    begin = time.monotonic()
+    process = start(temporary, *arguments)
+    try:
+        output, _ = process.communicate(timeout=4 * TIME_LIMIT_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    shared_with = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert time.monotonic() - begin < TIME_LIMIT_S * shared_with
+    return output
+
+
+def check_told(output: str) -> None:
+    accuracy = re.search(r"Accuracy of the resumed model on digits it never saw +([\d.]+)%", output)
+    assert accuracy is not None, output
+    assert float(accuracy[1]) >= 95
+    assert "640 + 399 + 399 samples" in output
+    assert "1,438 of 1,438 samples, none twice, none missing" in " ".join(output.split())
+    assert re.search(r"Epochs that gave each sample exactly once +8 of 8", output)
+    for name in ("digits", "tiles", "sources", "tokens"):
+        assert len(re.findall(rf"^ +{name} ", output, re.M)) == 2, f"{name} is in both tables"
+    assert "\x1b" not in output
+    assert max(map(len, output.splitlines())) <= 80
+
+
+def test_demo_in_a_folder_leaves_datasets_that_its_last_lines_read(temporary, tmp_path):
+    folder = tmp_path / "kept"
+    output = run(temporary, "--folder", str(folder))
+    check_told("\n".join(line for line in output.splitlines() if str(folder) not in line))
+    code = "\n".join(
+        line.strip() for line in output.splitlines() if line.startswith(("    import", "    print", "    for"))
+    )
+    assert len(code.splitlines()) == 3
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("china.jpg, row 0")
+    assert lines[1] == "(256, 8, 8)"
+    assert (folder / "checkpoint" / "loader.json").is_file()
+
+
+def test_demo_on_s3_stops_its_server_and_removes_everything(temporary):
+    output = run(temporary, "--s3")
+    assert "SeaweedFS at http://127.0.0.1:" in output
+    check_told(output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        pytest.param([], "Real data found", id="while-writing"),
+        pytest.param([], "Shuffle ready", id="while-training"),
+        pytest.param([], "A second version appended", id="while-two-processes-train"),
+        pytest.param(["--s3"], "S3 server started", id="while-a-server-runs"),
+    ],
+)
+def test_an_interrupted_demo_ends_at_once_and_leaves_nothing(temporary, arguments, line):
+    process = start(temporary, *arguments)
+    try:
+        said = ""
+        for told in process.stdout:
+            said += told
+            if line in told:
+                break
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        rest = process.stdout.read()
+        process.wait(TIME_LIMIT_S)
+        took_s = time.monotonic() - begin
+    finally:
+        process.kill()
+        process.stdout.close()
+    assert process.returncode == 128 + signal.SIGINT, said + rest
+    assert "Interrupted." in rest
+    assert "Traceback" not in rest
+    assert took_s < INTERRUPTS_WITHIN_S
+
+
+def test_terminated_is_as_interrupted(temporary):
+    process = start(temporary)
+    assert process.stdout is not None
+    while "Libraries loaded" not in process.stdout.readline():
+        pass
+    process.terminate()
+    assert "Interrupted." in process.stdout.read()
+    process.stdout.close()
+    assert process.wait(TIME_LIMIT_S) == 128 + signal.SIGTERM

@@ -1,0 +1,94 @@
+"""The command line as a shell sees it: what is printed where, exit statuses, and how soon."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import chunkstore as cs
+
+
+def chunkstore(*arguments, **options):
+    command = [sys.executable, "-m", "chunkstore", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **options)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "data"
+    with cs.create(folder, {"x": cs.Array("float32", (3,)), "note": cs.Text()}, message="the first") as writer:
+        writer.write_batch({"x": np.arange(30, dtype=np.float32).reshape(10, 3), "note": ["abc"] * 10})
+    with cs.append(folder, message="the second") as writer:
+        writer.write_batch({"x": np.full((5, 3), np.nan, np.float32), "note": [""] * 5})
+    return folder
+
+
+def test_version_is_printed():
+    done = chunkstore("--version")
+    assert (done.returncode, done.stdout) == (0, f"chunkstore {cs.__version__}\n")
+
+
+def test_help_names_the_commands_and_loads_nothing_heavy():
+    done = chunkstore("--help")
+    assert done.returncode == 0
+    assert "demo" in done.stdout
+    assert "info" in done.stdout
+    code = "import json, sys, chunkstore.cli; print(json.dumps(list(sys.modules)))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert not {"torch", "numba", "zarr", "numcodecs", "obstore", "fsspec", "sklearn", "numpy"} & set(loaded)
+
+
+def test_help_comes_at_once():
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        chunkstore("--help")
+        times.append(time.perf_counter() - begin)
+    assert min(times) < 0.5 or min(times) < 5 * bare_start_s(), "the machine is slow, or the command line is"
+
+
+def bare_start_s() -> float:
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import typer, rich.table"], check=True)
+    return time.perf_counter() - begin
+
+
+def test_info_of_the_build_names_what_is_compiled_in():
+    done = chunkstore("info", "--build")
+    assert done.returncode == 0
+    for name in ("blosc2", "zstd", "lz4", "jpeg", "crc32c", "compiler", "numpy", "zarr", "torch"):
+        assert name in done.stdout
+
+
+def test_info_of_a_dataset_shows_fields_sizes_and_statistics(dataset):
+    done = chunkstore("info", dataset, env={"COLUMNS": "120", "PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0
+    for told in ("the second", "15 in 2 fragments", "Array('float32', shape=(3,))", "Text()", "lengths", "29"):
+        assert told in done.stdout, done.stdout
+
+
+def test_info_of_an_older_version(dataset):
+    done = chunkstore("info", dataset, "--version", "1")
+    assert "10 in 1 fragment" in done.stdout
+    assert "the first" in done.stdout
+
+
+def test_errors_of_the_package_are_one_message_and_status_1(tmp_path):
+    done = chunkstore("info", tmp_path / "nothing")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("DatasetNotFound: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["info"], ["info", "x", "--build"], ["demo", "--s3", "--folder", "x"], ["nonsense"]]
+)
+def test_wrong_usage_is_status_2(arguments):
+    done = chunkstore(*arguments)
+    assert done.returncode == 2
+    assert "Usage: " in done.stderr
+    assert "Traceback" not in done.stderr
