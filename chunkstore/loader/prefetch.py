@@ -15,8 +15,8 @@ from typing import Any
 
 from chunkstore.errors import ForkedLoader
 from chunkstore.kernels.columns import Column, column_nbytes
-from chunkstore.loader.threads import JobThreads
 from chunkstore.plan.pieces import Piece, Planner, StepPlan
+from chunkstore.store.threads import JobThreads
 
 Columns = dict[str, Column]
 READY_STEPS = 2

@@ -1,6 +1,7 @@
 """Batches: every field type as NumPy and as torch, right after the epoch is over, and nobody's but the caller's."""
 
 import io
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -178,7 +179,7 @@ def test_batches_can_be_kept_written_to_and_share_no_memory(dataset):
         (a.__array_interface__["data"][0], a.nbytes, i) for i, b in enumerate(batches) for a in arrays_of(b) if a.nbytes
     ]
     regions.sort()
-    for (start, nbytes, _), (after, _, _) in zip(regions, regions[1:], strict=False):
+    for (start, nbytes, _), (after, _, _) in pairwise(regions):
         assert start + nbytes <= after
     for batch in batches:
         for array in arrays_of(batch):

@@ -1,5 +1,7 @@
 """Epochs: every sample once, the same global batches for every world size, the same number of steps on all ranks."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -81,7 +83,7 @@ def test_global_batches_are_the_same_for_every_world_size_that_divides_them(make
             )
             for rank in range(world_size)
         ]
-        return [sorted(sum(step, [])) for step in zip(*ranks, strict=True)]
+        return [sorted(chain(*step)) for step in zip(*ranks, strict=True)]
 
     alone = batches(1)
     for world_size in data.draw(st.lists(st.sampled_from([2, 3, 4, 6, 8, 12, 24]), min_size=1, max_size=2)):
@@ -120,7 +122,7 @@ def test_epochs_of_a_shuffled_loader_differ_and_come_again_for_the_same_seed(mak
 
 def test_a_sequential_loader_gives_version_order_and_ranks_take_slices(make_dataset):
     url = make_dataset(300, 1, 211)
-    assert sum(labels(cs.Loader(url, 100)), []) == list(range(512))
+    assert list(chain(*labels(cs.Loader(url, 100)))) == list(range(512))
     assert labels(cs.Loader(url, 50, rank=1, world_size=2))[0] == list(range(50, 100))
     assert labels(cs.Loader(url, 50, rank=1, world_size=2))[-1] == [506, 507, 508, 509, 510, 511]
 
@@ -129,7 +131,7 @@ def test_ranks_without_a_sample_in_the_last_step_get_an_empty_batch_of_the_same_
     url = make_dataset(97)
     for shuffle in (True, "full", False):
         last = [list(cs.Loader(url, 24, shuffle=shuffle, drop_last=False, rank=r, world_size=4))[-1] for r in range(4)]
-        assert sorted(sum((batch["y"].tolist() for batch in last), [])) != []
+        assert sum(len(batch["y"]) for batch in last) == 1
         (empty, *_) = [batch for batch in last if len(batch["y"]) == 0]
         assert empty["x"].shape == (0, 8)
         assert empty["x"].dtype == np.float32

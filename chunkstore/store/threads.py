@@ -1,8 +1,8 @@
 """Threads that do jobs in the order in which they come, and never keep a process from ending.
 
-Unlike `concurrent.futures`, whose threads must finish all that is queued before the interpreter may exit, these drop what
-has not begun when they are closed, when their process ends, or when it is interrupted. Knows nothing of loading;
-`prefetch.py` stands before it.
+Unlike `concurrent.futures`, whose threads must finish all that is queued before the interpreter may exit, these drop what has
+not begun when they are closed, when their process ends, or when it is interrupted. Knows nothing of what the jobs do;
+`loader/prefetch.py` stands before it.
 """
 
 import atexit
