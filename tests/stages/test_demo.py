@@ -18,7 +18,7 @@ INTERRUPTS_WITHIN_S = 3.0
 
 
 def running_in(folder: Path) -> list[str]:
-    """Commands of processes that were started with `folder` as their temporary folder."""
+    """Commands of processes whose temporary folder is `folder` or lies in it."""
     commands = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -26,7 +26,7 @@ def running_in(folder: Path) -> list[str]:
             command = (process / "cmdline").read_bytes()
         except OSError:
             continue
-        if f"TMPDIR={folder}\0".encode() in environment and command:
+        if f"TMPDIR={folder}".encode() in environment and command:
             commands.append(command.replace(b"\0", b" ").decode(errors="replace"))
     return commands
 

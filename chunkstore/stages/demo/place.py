@@ -4,6 +4,7 @@ Leaves nothing behind but the folder that the user named. Before it: `run.py`; a
 """
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -86,9 +87,18 @@ def check_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="chunkstore-demo-"))
+    # the server keeps logs in the temporary folder, and torch a cache: theirs goes when ours goes
+    ours = {"TMPDIR": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(folder / "torchinductor")}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     try:
         yield folder
     finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
         _remove(folder)
 
 

@@ -6,7 +6,6 @@ the story, the server is stopped and the temporary folder removed. Before it: `c
 
 import contextlib
 import importlib.util
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -108,8 +107,6 @@ def _say_interrupted(console: Console, folder: Path | None) -> None:
 
 
 def _load_and_tell(screen: Screen, place: Place) -> bool:
-    # torch makes this folder when an optimizer is made, in the machine's temporary folder unless told where
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place.scratch / "torchinductor"))
     with screen.step("Loading PyTorch, scikit-learn, Numba and zarr", "Libraries loaded") as step:
         from chunkstore.stages.demo import story  # noqa: PLC0415  (everything heavy)
 
