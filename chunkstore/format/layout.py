@@ -50,7 +50,7 @@ def plan_grid(
     Raises:
         SchemaError: a chunk would be too large, or a shard would have too many.
     """
-    row_nbytes = max(1, math.prod(row_shape) * itemsize)
+    row_nbytes = math.prod(max(1, n) for n in row_shape) * itemsize  # of an empty row too: its chunks are allocated by readers
     if isinstance(chunk, tuple):
         rows, row_chunk = chunk[0], tuple(min(c, max(1, n)) for c, n in zip(chunk[1:], row_shape, strict=True))
     else:
@@ -61,7 +61,9 @@ def plan_grid(
     most_rows = rows * floor_power_of_two(max(1, MAX_SHARD_CHUNKS // columns))
     rows_of_shard = max(rows, shard or min(floor_power_of_two(max(1, SHARD_NBYTES // row_nbytes)), most_rows))
     if (chunk_nbytes := rows * math.prod(row_chunk) * itemsize) > MAX_CHUNK_NBYTES:
-        raise SchemaError(f"a chunk of {chunk_nbytes:,} bytes; at most {MAX_CHUNK_NBYTES:,} can be stored: give a smaller chunk=")
+        raise SchemaError(
+            f"a chunk of {chunk_nbytes:,} bytes; at most {MAX_CHUNK_NBYTES:,} can be stored: give a smaller chunk="
+        )
     if (num_chunks := rows_of_shard // rows * columns) > MAX_SHARD_CHUNKS:
         raise SchemaError(f"{num_chunks:,} chunks in a shard; at most {MAX_SHARD_CHUNKS:,} are written: give a larger chunk=")
     return GridShapes((rows, *row_chunk), (rows_of_shard, *whole_row))

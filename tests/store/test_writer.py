@@ -236,15 +236,13 @@ def test_auto_compresses_where_it_pays_and_says_so(tmp_path: Path) -> None:
         writer.write_batch(batch)
     paths = {name: name if isinstance(field, cs.Array) else f"{name}/values" for name, field in schema.items()}
     found = {name: chunk_codecs(tmp_path / "ds", path) for name, path in paths.items()}
-    assert found == {
-        "smooth": ["bytes", "blosc-zstd-shuffle", "crc32c"],
-        "random": ["bytes", "crc32c"],
-        "tokens": ["bytes", "blosc-lz4-shuffle", "crc32c"],
-        "noise": ["bytes"],
-        "text": ["bytes", "blosc-zstd-noshuffle", "crc32c"],
-        "blob": ["bytes"],
-        "skewed": ["bytes", "blosc-zstd-shuffle", "crc32c"],
-    }
+    plain = {"random": ["bytes", "crc32c"], "noise": ["bytes"], "blob": ["bytes"]}
+    assert {name: found[name] for name in plain} == plain
+    for name in set(schema) - set(plain):
+        first, compressor, last = found[name]
+        assert (first, last) == ("bytes", "crc32c")
+        assert compressor.startswith(("blosc-lz4-", "blosc-zstd-", "zstd"))
+    assert found["smooth"][1].endswith("shuffle")
     crcs = {p.parent.name for p in (tmp_path / "ds").glob("fragments/*/0/*/crc")}
     assert crcs == {"noise", "blob"}
     ds = cs.open(tmp_path / "ds")
