@@ -116,7 +116,7 @@ def seaweedfs(folder: str | os.PathLike[str], *, timeout_s: float = 60.0) -> Ite
     with tempfile.TemporaryDirectory(prefix="weed-") as sockets, log.open("wb") as output:
         command = [str(weed), *_arguments(data, config, Path(sockets), ports)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("WEED_", "AWS_"))}
-        environment |= {"HOME": str(home), "WEED_MASTER_VOLUME_GROWTH_COPY_1": "2"}
+        environment |= {"HOME": str(home), "TMPDIR": str(home), "WEED_MASTER_VOLUME_GROWTH_COPY_1": "2"}
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -269,7 +269,8 @@ class ObjectUpload:
         writer = self._open_writer()
         view = memoryview(data).cast("B")
         for start in range(0, view.nbytes, _PART_NBYTES):
-            piece = view[start : start + _PART_NBYTES]
+            # A copy: obstore keeps what it is given until the part is full, long after the caller has used the buffer again.
+            piece = bytes(view[start : start + _PART_NBYTES])
             self._aborting(lambda piece=piece: writer.write(piece))  # type: ignore[misc]
 
     def finish(self) -> None:

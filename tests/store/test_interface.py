@@ -125,6 +125,17 @@ def test_an_upload_is_invisible_until_finished(store: Store) -> None:
     assert store.read("folder/object") == data
 
 
+@pytest.mark.parametrize("nbytes", [1 << 10, 9 << 20])
+def test_an_upload_keeps_nothing_of_the_buffers_it_is_given(store: Store, nbytes: int) -> None:
+    buffer = bytearray(b"a" * nbytes)
+    with store.open_upload("object") as upload:
+        upload.write(buffer)
+        buffer[:] = b"b" * nbytes
+        upload.write(buffer)
+        buffer[:] = b"c" * nbytes
+    assert store.read("object") == b"a" * nbytes + b"b" * nbytes
+
+
 @pytest.mark.parametrize("nbytes", [0, 10, 20 << 20])
 def test_an_aborted_upload_leaves_nothing(store: Store, nbytes: int) -> None:
     upload = store.open_upload("folder/object")
