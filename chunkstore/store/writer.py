@@ -119,6 +119,7 @@ class Writer:
         self.num_samples = 0
         self.version: int | None = None
         self._store, self._dataset, self._message, self._create = store, dataset, message, create
+        self._names = set(schema)
         self._id = new_id()
         self._part = f"fragments/{self._id}/{PART_NAME}"
         self._workers = Workers(num_threads or os.cpu_count() or 1, num_arrays=2 * len(schema))
@@ -222,6 +223,8 @@ class Writer:
             raise ValueError(f"{self!r}: writing after close; begin anew with append")
         if not isinstance(given, Mapping):
             raise SampleError(f"{where}: a dict of field to value is needed, not {type(given).__qualname__}")
+        if given.keys() == self._names:
+            return
         if missing := [name for name in self.schema if name not in given]:
             raise SampleError(f"{where}: field {missing[0]!r} is missing; the schema has {', '.join(self.schema)}")
         if unknown := [name for name in given if name not in self.schema]:
