@@ -299,7 +299,9 @@ def _moments(
             mean = float(np.average(floats * 2.0**-64, weights=weights)) * 2.0**64
         mean = min(max(mean, smallest), largest)
         deviations = floats - mean
-        return mean, _finite_or_none(float(np.dot(deviations, deviations if weights is None else deviations * weights)))
+        weighted = deviations if weights is None else deviations * weights
+        # Not np.dot, which wakes BLAS's own threads to fight those that encode.
+        return mean, _finite_or_none(float(np.einsum("i,i->", deviations, weighted)))
 
 
 def _merge_moments(a: Statistics, b: Statistics, smallest: float, largest: float) -> tuple[float, float | None]:

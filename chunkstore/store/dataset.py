@@ -20,8 +20,7 @@ from chunkstore.store.commit import read_version
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
 from chunkstore.store.part import OpenPart
-from chunkstore.store.present import empty_column as empty_column  # noqa: PLC0414  (loader takes it from here)
-from chunkstore.store.present import present_batch, present_sample
+from chunkstore.store.present import empty_column, present_batch, present_sample
 
 CACHE_NBYTES = 64 << 20
 """Decoded chunks kept for reads that want another part of them."""
