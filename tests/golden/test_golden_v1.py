@@ -39,8 +39,6 @@ def load(name):
 make_v1, spec_reader = load("make_v1"), load("spec_reader")
 NAMES = ["types", "dtypes", "codecs", "grids", "no_samples", "one_sample", "empty_values"]
 
-golden_is_there = pytest.mark.skipif(not GOLDEN.exists(), reason="golden data are made when the format is frozen")
-
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
@@ -51,7 +49,7 @@ def fresh(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=[pytest.param("golden", marks=golden_is_there), "fresh"])
+@pytest.fixture(params=["golden", "fresh"])
 def folder(request):
     return GOLDEN if request.param == "golden" else request.getfixturevalue("fresh")
 
@@ -96,7 +94,6 @@ def assert_same(got, expected, where):
 # Golden data are what they were
 
 
-@golden_is_there
 def test_no_byte_of_the_golden_data_changed():
     listed = dict(line.split("  ")[::-1] for line in (GOLDEN / "manifest.txt").read_text().splitlines())
     assert make_v1.checksums(GOLDEN) == listed
