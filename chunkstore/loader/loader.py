@@ -20,9 +20,9 @@ from chunkstore.loader.state import ORDER, WHOLE, LoaderState
 from chunkstore.plan.order import DEFAULT_LANES, DEFAULT_WINDOW_NBYTES, FragmentExtent, Order, Shuffle, plan_order
 from chunkstore.plan.pieces import Piece, Share, StepPlan, plan_pieces
 from chunkstore.plan.reads import Ints
-from chunkstore.store.dataset import Dataset, Url, empty_column
+from chunkstore.store.dataset import Dataset, Url
 from chunkstore.store.dataset import open as open_dataset
-from chunkstore.store.present import Batch, present_batch
+from chunkstore.store.present import Batch, empty_column, present_batch
 
 NUM_CONNECTIONS = 16
 MIN_MEMORY_NBYTES = 256 << 20
@@ -283,6 +283,10 @@ class Loader:
             memory_nbytes = max(MIN_MEMORY_NBYTES, 2 * self.window_nbytes // share.world_size)
         num_readers = self._num_threads if self.dataset.is_local else self._num_connections
         piece_nbytes = min(MAX_JOINED_NBYTES, memory_nbytes // (4 * num_readers))
+        if (
+            self.shuffle == "full"
+        ):  # the more samples are read together, the fewer chunks are decoded for one sample each
+            piece_nbytes = memory_nbytes // 8
         budget = Budget(
             memory_nbytes=memory_nbytes,
             sample_nbytes=sample_nbytes,
@@ -295,11 +299,18 @@ class Loader:
             ((start, min(start + share.global_batch, num_samples)) for start in steps),
             self._read,
             self._assemble,
+            lambda start: self._assemble_alone(share, epoch, start),
             budget,
         )
 
     def _read(self, piece: Piece) -> Columns:
         return self.dataset.read_intervals(piece.intervals)
+
+    def _assemble_alone(self, share: Share, epoch: int, start: int) -> Batch:
+        places, mask = share.places(start, len(self.dataset))
+        count = len(places)
+        plan = StepPlan((0,), np.zeros(count, np.int32), np.arange(count, dtype=np.int64), mask)
+        return self._assemble(plan, [self.dataset.read(self._order.positions(epoch, places))])
 
     def _assemble(self, plan: StepPlan, pieces: list[Columns]) -> Batch:
         batch: Batch = {}

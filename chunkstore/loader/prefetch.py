@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from chunkstore.errors import ForkedLoader
+from chunkstore.errors import ChunkstoreError, ForkedLoader
 from chunkstore.kernels.columns import Column, column_nbytes
 from chunkstore.plan.pieces import Piece, Planner, StepPlan
 from chunkstore.store.threads import JobThreads
@@ -57,6 +57,8 @@ class Prefetcher:
         steps: Places at which the steps begin and end.
         read: Reads a piece.
         assemble: Makes a batch of a step from its pieces' columns.
+        assemble_alone: Makes a batch of the step at a place by reading its samples and no others: where a piece cannot be
+            read, steps that need nothing of what is wrong with it are served, and the first that does fails.
         budget: What may be used.
     """
 
@@ -66,9 +68,11 @@ class Prefetcher:
         steps: Iterable[tuple[int, int]],
         read: Callable[[Piece], Columns],
         assemble: Callable[[StepPlan, list[Columns]], Any],
+        assemble_alone: Callable[[int], Any],
         budget: Budget,
     ) -> None:
-        self._planner, self._read, self._assemble, self._budget = planner, read, assemble, budget
+        self._planner, self._read, self._budget = planner, read, budget
+        self._assemble, self._assemble_alone = assemble, assemble_alone
         self._steps = iter(steps)
         self._next_step = next(self._steps, None)
         self._next_piece = planner.next_piece()
@@ -148,4 +152,8 @@ class Prefetcher:
 
     def _assembled(self, start: int) -> Any:
         plan = self._planner.plan_step(start)
-        return self._assemble(plan, [self._held[number].columns.result() for number in plan.pieces])
+        try:
+            columns = [self._held[number].columns.result() for number in plan.pieces]
+        except ChunkstoreError:
+            return self._assemble_alone(start)
+        return self._assemble(plan, columns)

@@ -108,7 +108,15 @@ def run_script(tmp_path_factory):
         path = Path(tmp_path_factory.mktemp("script")) / "script.py"
         path.write_text(source)
         return subprocess.run(
-            [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", str(path), *map(str, arguments)],
+            [
+                sys.executable,
+                "-W",
+                "error",
+                "-W",
+                "ignore:This process:DeprecationWarning",
+                str(path),
+                *map(str, arguments),
+            ],
             capture_output=True,
             text=True,
             timeout=timeout_s,
