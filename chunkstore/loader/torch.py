@@ -113,7 +113,7 @@ class _SharedEpochs:
         self._first.fill_(epoch)
 
     def begin_pass(self) -> int:
-        epoch = self._next_epoch()
+        epoch = self._epoch_after(self._noted.tolist())
         self._noted[0] = epoch + 1
         return epoch
 
@@ -124,16 +124,15 @@ class _SharedEpochs:
         self._seen[worker] = seed << 32 | times
         tag = crc32c(f"{base_seed} {times}".encode()) >> 1
         slot = 1 + tag % (_NUM_PASSES - 1)
-        noted = int(self._noted[slot])
-        if noted and noted >> 32 == tag:
-            return (noted & _LOW_BITS) - 1
-        epoch = self._next_epoch()
+        noted = self._noted.tolist()  # looked at once: another worker may note this pass at any moment
+        if noted[slot] and noted[slot] >> 32 == tag:
+            return int(noted[slot] & _LOW_BITS) - 1
+        epoch = self._epoch_after(noted)
         self._noted[slot] = tag << 32 | (epoch + 1)
         return epoch
 
-    def _next_epoch(self) -> int:
-        last = int((self._noted & _LOW_BITS).max())
-        return last if last else int(self._first[0])
+    def _epoch_after(self, noted: list[int]) -> int:
+        return max(word & _LOW_BITS for word in noted) or int(self._first)
 
 
 class MapDataset(torch.utils.data.Dataset[dict[str, Any]]):

@@ -1,6 +1,9 @@
 """Datasets for torch's DataLoader: the Loader's own batches in its order, whatever the workers and however they start."""
 
 import json
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -75,6 +78,28 @@ def test_a_pass_that_some_workers_never_began_does_not_set_them_apart(url):
     assert [epochs.begin_pass_of_worker(worker, 13) for worker in (0, 1, 2)] == [7, 7, 7]
     assert epochs.begin_pass() == 8
     assert [epochs.begin_pass_of_worker(worker, -5) for worker in (0, 1, 2)] == [9, 9, 9]
+
+
+def test_workers_that_begin_at_the_same_moment_agree(url):
+    epochs = cs.torch.StreamDataset(url, 8, **ORDER)._epochs
+    num_workers, num_passes = 4, 500
+    together = threading.Barrier(num_workers)
+
+    def begin_passes(worker):
+        found = []
+        for number in range(num_passes):
+            together.wait(30)
+            found.append(epochs.begin_pass_of_worker(worker, number // 3))
+        return found
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(num_workers) as pool:
+            found = list(pool.map(begin_passes, range(num_workers)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == [list(range(num_passes))] * num_workers
 
 
 def test_equal_torch_seeds_do_not_stop_epochs(url):
