@@ -113,7 +113,7 @@ def _tokens(text: bytes, nbytes: int) -> npt.NDArray[np.uint16]:
 
 def _pixels(nbytes: int) -> npt.NDArray[np.uint8]:
     """Two photographs, decoded."""
-    from sklearn.datasets import load_sample_images  # noqa: PLC0415  (slow to import)
+    from sklearn.datasets import load_sample_images
 
     return np.resize(np.concatenate([image.reshape(-1) for image in load_sample_images().images]), nbytes)
 

@@ -77,7 +77,41 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [*sorted(_HOME_OF), "torch"]
+__all__ = [
+    "Array",
+    "Bytes",
+    "ChunkstoreError",
+    "CommitConflict",
+    "CorruptChunk",
+    "CorruptSample",
+    "Dataset",
+    "DatasetExists",
+    "DatasetNotFound",
+    "FieldView",
+    "ForkedLoader",
+    "Image",
+    "InvalidDataset",
+    "Loader",
+    "MissingObject",
+    "ObjectChanged",
+    "Ragged",
+    "RaggedBatch",
+    "ReadOnlyStore",
+    "SampleError",
+    "Schema",
+    "SchemaError",
+    "StateMismatch",
+    "Statistics",
+    "StoreError",
+    "Text",
+    "UnsupportedFormat",
+    "VersionExpired",
+    "Writer",
+    "append",
+    "create",
+    "open",
+    "torch",
+]
 __version__ = "0.1.0"
 
 

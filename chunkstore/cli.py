@@ -62,7 +62,7 @@ def demo(
     ] = None,
 ) -> None:
     """See it all on real data, in less than a minute: convert, train, stop, resume, append, measure."""
-    from chunkstore.stages.demo.run import run_demo  # noqa: PLC0415  (the other commands need none of it)
+    from chunkstore.stages.demo.run import run_demo
 
     if s3 and folder is not None:
         raise typer.BadParameter("--s3 puts the datasets into a server that ends with the demo; leave --folder out")
@@ -82,7 +82,7 @@ def info(
     build: Annotated[bool, typer.Option("--build", help="Print what this installation was built with.")] = False,
 ) -> None:
     """Print what a dataset holds, or with --build what this installation has."""
-    from chunkstore.stages import info as stage  # noqa: PLC0415  (needs the native module and NumPy)
+    from chunkstore.stages import info as stage
 
     if build == (url is not None):
         raise typer.BadParameter("name a dataset, or give --build")

@@ -42,11 +42,15 @@ def unseal(data: bytes, where: str) -> "Node":
     """
     prefix = _PREFIX.match(data)
     if prefix is None or not data.endswith(b"}"):
-        raise InvalidDataset(f"{where}: not a chunkstore document ({len(data)} bytes); it is damaged or of something else")
+        raise InvalidDataset(
+            f"{where}: not a chunkstore document ({len(data)} bytes); it is damaged or of something else"
+        )
     body = data[_PREFIX_NBYTES:-1]
     stored, computed = int(prefix[1], 16), crc32c(body)
     if stored != computed:
-        raise InvalidDataset(f"{where}: crc32c mismatch: stored {stored:08x}, computed {computed:08x}; restore the object")
+        raise InvalidDataset(
+            f"{where}: crc32c mismatch: stored {stored:08x}, computed {computed:08x}; restore the object"
+        )
     return parse_json(body, where)
 
 
@@ -67,9 +71,7 @@ def parse_json(data: bytes, where: str) -> "Node":
         return members
 
     try:
-        value = json.loads(
-            data.decode("utf-8"), parse_constant=refuse_constant, object_pairs_hook=refuse_duplicates
-        )
+        value = json.loads(data.decode("utf-8"), parse_constant=refuse_constant, object_pairs_hook=refuse_duplicates)
     except (ValueError, RecursionError) as error:
         raise InvalidDataset(f"{where}: not readable as JSON: {error}") from error
     return Node(value, where)

@@ -50,12 +50,16 @@ def plan_grid(
     Raises:
         SchemaError: a chunk would be too large, or a shard would have too many.
     """
-    row_nbytes = math.prod(max(1, n) for n in row_shape) * itemsize  # of an empty row too: its chunks are allocated by readers
+    row_nbytes = (
+        math.prod(max(1, n) for n in row_shape) * itemsize
+    )  # of an empty row too: its chunks are allocated by readers
     if isinstance(chunk, tuple):
         rows, row_chunk = chunk[0], tuple(min(c, max(1, n)) for c, n in zip(chunk[1:], row_shape, strict=True))
     else:
         rows = chunk or min(floor_power_of_two(max(1, CHUNK_NBYTES // row_nbytes)), shard or MAX_ROWS)
-        row_chunk = _row_slab(row_shape, itemsize) if row_nbytes > LARGE_SAMPLE_NBYTES else tuple(max(1, n) for n in row_shape)
+        row_chunk = (
+            _row_slab(row_shape, itemsize) if row_nbytes > LARGE_SAMPLE_NBYTES else tuple(max(1, n) for n in row_shape)
+        )
     whole_row = tuple(-(-max(1, n) // c) * c for n, c in zip(row_shape, row_chunk, strict=True))
     columns = math.prod(n // c for n, c in zip(whole_row, row_chunk, strict=True))
     most_rows = rows * floor_power_of_two(max(1, MAX_SHARD_CHUNKS // columns))
@@ -65,7 +69,9 @@ def plan_grid(
             f"a chunk of {chunk_nbytes:,} bytes; at most {MAX_CHUNK_NBYTES:,} can be stored: give a smaller chunk="
         )
     if (num_chunks := rows_of_shard // rows * columns) > MAX_SHARD_CHUNKS:
-        raise SchemaError(f"{num_chunks:,} chunks in a shard; at most {MAX_SHARD_CHUNKS:,} are written: give a larger chunk=")
+        raise SchemaError(
+            f"{num_chunks:,} chunks in a shard; at most {MAX_SHARD_CHUNKS:,} are written: give a larger chunk="
+        )
     return GridShapes((rows, *row_chunk), (rows_of_shard, *whole_row))
 
 

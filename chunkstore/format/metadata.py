@@ -144,7 +144,9 @@ class ArrayMetadata:
         if math.prod(metadata.chunks_per_shard) > 1 << 24:
             node.fail(f"{math.prod(metadata.chunks_per_shard)} chunks in a shard; at most {1 << 24} are read")
         if any(n > 1 for n in metadata.shard_grid[1:]):
-            raise UnsupportedFormat(f"{node.where}: a sample is spread over several shards, which this release does not read")
+            raise UnsupportedFormat(
+                f"{node.where}: a sample is spread over several shards, which this release does not read"
+            )
         return metadata
 
 
@@ -168,7 +170,9 @@ def zarr_json(document: Mapping[str, Json]) -> bytes:
 
 def codecs_to_json(codecs: ChunkCodecs, dtype: np.dtype[Any]) -> list[Json]:
     """The codec list of an inner chunk."""
-    chain: list[Json] = [{"name": "bytes", "configuration": {"endian": "little"}} if dtype.itemsize > 1 else {"name": "bytes"}]
+    chain: list[Json] = [
+        {"name": "bytes", "configuration": {"endian": "little"}} if dtype.itemsize > 1 else {"name": "bytes"}
+    ]
     match codecs.compressor:
         case Compressor("blosc") as c:
             configuration: dict[str, Json] = {"cname": c.cname, "clevel": c.level, "shuffle": c.shuffle}
@@ -193,7 +197,9 @@ def codecs_from_json(node: Node) -> ChunkCodecs:
     crc32c = bool(rest) and rest[-1].member("name").value == "crc32c"
     compressors = rest[:-1] if crc32c else rest
     if len(compressors) > 1:
-        raise UnsupportedFormat(f"{node.where}: {len(compressors)} codecs between 'bytes' and 'crc32c'; at most one is read")
+        raise UnsupportedFormat(
+            f"{node.where}: {len(compressors)} codecs between 'bytes' and 'crc32c'; at most one is read"
+        )
     return ChunkCodecs(_compressor(compressors[0]) if compressors else None, crc32c)
 
 

@@ -46,12 +46,16 @@ class _Storage:
     def __repr__(self) -> str:
         own = [f for f in fields(self) if getattr(self, f.name) != f.default]
         positional = [f.name for f in own if f.default is MISSING]
-        told = [repr(getattr(self, f.name)) if f.name in positional else f"{f.name}={getattr(self, f.name)!r}" for f in own]
+        told = [
+            repr(getattr(self, f.name)) if f.name in positional else f"{f.name}={getattr(self, f.name)!r}" for f in own
+        ]
         return f"{type(self).__name__}({', '.join(sorted(told, key=lambda t: '=' in t))})"
 
     def _check_storage(self) -> None:
         if self.codec is not None and not (isinstance(self.codec, str) and _CODEC.fullmatch(self.codec)):
-            raise SchemaError(f"unknown codec {self.codec!r}; one of None, {', '.join(CODECS)}, or with a level: 'zstd-3'")
+            raise SchemaError(
+                f"unknown codec {self.codec!r}; one of None, {', '.join(CODECS)}, or with a level: 'zstd-3'"
+            )
         name, _, level = (self.codec or "").rpartition("-")
         if level.isdigit() and int(level) > _MAX_LEVELS[name]:
             raise SchemaError(f"codec {self.codec!r}: {name} has levels up to {_MAX_LEVELS[name]}")
@@ -83,7 +87,9 @@ class Array(_Storage):
         if isinstance(self.chunk, tuple) and (
             len(self.chunk) != 1 + len(self.shape) or not all(type(n) is int and n >= 1 for n in self.chunk)
         ):
-            raise SchemaError(f"chunk={self.chunk!r}: (samples, *shape) of {1 + len(self.shape)} positive integers is needed")
+            raise SchemaError(
+                f"chunk={self.chunk!r}: (samples, *shape) of {1 + len(self.shape)} positive integers is needed"
+            )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -156,7 +162,9 @@ class Bytes(_Storage):
     media_type: str | None = None
 
     def __post_init__(self) -> None:
-        if self.media_type is not None and not re.fullmatch(r"[A-Za-z0-9_.+-]{1,64}/[A-Za-z0-9_.+-]{1,64}", self.media_type):
+        if self.media_type is not None and not re.fullmatch(
+            r"[A-Za-z0-9_.+-]{1,64}/[A-Za-z0-9_.+-]{1,64}", self.media_type
+        ):
             raise SchemaError(f"media_type={self.media_type!r}: a name like 'audio/flac' is needed")
         _check_ragged_storage(self)
 
@@ -188,10 +196,14 @@ class Schema(Mapping[str, Field]):
             if name in ("sample", "zarr.json"):
                 raise SchemaError(f"field name {name!r} is taken by the format; choose another")
             if type(field) not in _TYPE_NAMES:
-                raise SchemaError(f"field {name!r}: {field!r} is no field type; use cs.Array, Ragged, Image, Text or Bytes")
+                raise SchemaError(
+                    f"field {name!r}: {field!r} is no field type; use cs.Array, Ragged, Image, Text or Bytes"
+                )
         dimensions = {d for name, field in fields.items() for d in dimension_names(name, field)}
         if clash := sorted(dimensions.intersection(fields)):
-            raise SchemaError(f"field name {clash[0]!r} is also the name of a dimension of another field; choose another")
+            raise SchemaError(
+                f"field name {clash[0]!r} is also the name of a dimension of another field; choose another"
+            )
         if len({name.casefold() for name in fields}) != len(fields):
             raise SchemaError("two field names differ in case only, which not every store keeps apart")
         self._fields = dict(fields)
@@ -330,7 +342,9 @@ def _shape(shape: object, *, allow_none: bool) -> tuple[Any, ...]:
 def _check_ragged_storage(field: "Ragged | Image | Text | Bytes") -> None:
     field._check_storage()
     if isinstance(field.chunk, tuple | list):
-        raise SchemaError(f"chunk={field.chunk!r}: a ragged field's values are one-dimensional; give a number of values")
+        raise SchemaError(
+            f"chunk={field.chunk!r}: a ragged field's values are one-dimensional; give a number of values"
+        )
 
 
 def _is_power_of_two(value: object) -> bool:

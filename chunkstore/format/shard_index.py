@@ -50,7 +50,9 @@ def decode_index(data: bytes | memoryview, num_chunks: int, object_nbytes: int, 
     body = memoryview(data)[:-4]
     stored, computed = int.from_bytes(data[-4:], "little"), crc32c(body)
     if stored != computed:
-        raise InvalidDataset(f"{where}: crc32c mismatch in the shard index: stored {stored:08x}, computed {computed:08x}")
+        raise InvalidDataset(
+            f"{where}: crc32c mismatch in the shard index: stored {stored:08x}, computed {computed:08x}"
+        )
     entries = np.frombuffer(body, dtype="<u8").reshape(num_chunks, 2)
     present = ~(entries == _ABSENT).all(axis=1)
     limit = object_nbytes - len(data)

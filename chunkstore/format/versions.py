@@ -203,7 +203,9 @@ class Version:
             UnsupportedFormat: it is of another format, or requires what this release does not know.
         """
         if (number := node.member("format").integer()) != FORMAT:
-            raise UnsupportedFormat(f"{node.where}: format {number}; this release reads format {FORMAT}: upgrade chunkstore")
+            raise UnsupportedFormat(
+                f"{node.where}: format {number}; this release reads format {FORMAT}: upgrade chunkstore"
+            )
         if requires := [item.string() for item in node.member("requires").items()]:
             raise UnsupportedFormat(
                 f"{node.where}: requires {', '.join(requires)}, unknown to this release: upgrade chunkstore"

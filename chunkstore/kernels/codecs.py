@@ -133,7 +133,7 @@ def _compress(compressor: Compressor, plain: memoryview) -> bytes:
     if compressor.name == "gzip":
         # numcodecs' GZip would write the time of day into the header: the same chunk, other bytes.
         return gzip.compress(plain, compressor.level, mtime=0)
-    import numcodecs  # noqa: PLC0415 (heavy, and only writers need it)
+    import numcodecs
 
     if compressor.name == "zstd":
         return bytes(numcodecs.Zstd(compressor.level).encode(plain))

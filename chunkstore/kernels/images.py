@@ -112,7 +112,7 @@ def encode_image(
     Raises:
         ValueError: An array of another dtype or shape, a size beyond the format, or a quality missing or out of range.
     """
-    from PIL import Image  # noqa: PLC0415  heavy: only when images are encoded
+    from PIL import Image
 
     _check_encoding(format, mode, quality)
     if isinstance(image, Image.Image):
@@ -290,16 +290,16 @@ def _decode_with_pillow(data: Buffer, format: Format, mode: Mode, height: int, w
 def _opened(file: io.BytesIO, format: Format) -> "ImageFile.ImageFile":
     """Open by one format's reader. `Image.open` would try every format and has a limit of its own (process-wide)."""
     if format == "jpeg":
-        from PIL.JpegImagePlugin import JpegImageFile as Reader  # noqa: PLC0415  heavy: only when images are decoded
+        from PIL.JpegImagePlugin import JpegImageFile as Reader
     elif format == "png":
-        from PIL.PngImagePlugin import PngImageFile as Reader  # type: ignore[assignment]  # noqa: PLC0415
+        from PIL.PngImagePlugin import PngImageFile as Reader  # type: ignore[assignment]
     else:
-        from PIL.WebPImagePlugin import WebPImageFile as Reader  # type: ignore[assignment]  # noqa: PLC0415
+        from PIL.WebPImagePlugin import WebPImageFile as Reader  # type: ignore[assignment]
     return Reader(file)
 
 
 def _converted(image: "Image.Image", mode: Mode) -> "Image.Image":
-    from PIL import Image  # noqa: PLC0415
+    from PIL import Image
 
     if image.mode.startswith("I"):  # sixteen bits of gray; Pillow's own conversion clips them
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))

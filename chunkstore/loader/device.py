@@ -36,12 +36,12 @@ def torch_column(name: str, field: Field, column: Column, device: str, *, decode
 
 def import_torch() -> None:
     """Import torch now, rather than in a thread that a fork could find in the middle of it."""
-    import torch  # noqa: F401, PLC0415
+    import torch  # noqa: F401
 
 
 def as_tensor(array: Any, device: str) -> Any:
     """The array as a tensor on a device; on the CPU both share memory."""
-    import torch  # noqa: PLC0415
+    import torch
 
     tensor = torch.from_numpy(array)
     return tensor if device == "cpu" else tensor.to(device, non_blocking=True)
@@ -50,6 +50,6 @@ def as_tensor(array: Any, device: str) -> Any:
 def _tensor(array: Any, field: Array | Ragged, device: str) -> Any:
     if field.dtype != "bfloat16":
         return as_tensor(array, device)
-    import torch  # noqa: PLC0415
+    import torch
 
     return as_tensor(array, device).view(torch.bfloat16)

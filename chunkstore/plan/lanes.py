@@ -65,7 +65,7 @@ class Run:
 
 
 @njit(cache=True, nogil=True)
-def _lane_offsets(bounds, stream, rows):  # type: ignore[no-untyped-def]
+def _lane_offsets(bounds, stream, rows):
     """First table row of each lane, and the total: one row a block, one for the cut-off tail, one to end the prefix sums."""
     lanes = bounds.size - 1
     offsets = np.zeros(lanes + 1, np.int64)
@@ -85,7 +85,7 @@ def _lane_offsets(bounds, stream, rows):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _list_blocks(at, stop, extent, first, rows, stream, out):  # type: ignore[no-untyped-def]
+def _list_blocks(at, stop, extent, first, rows, stream, out):
     """Blocks of the stream's range [at, stop) in stream order: position of the first sample, and size."""
     count = 0
     while at < stop:
@@ -101,7 +101,7 @@ def _list_blocks(at, stop, extent, first, rows, stream, out):  # type: ignore[no
 
 
 @njit(cache=True, nogil=True)
-def _fill_rows(blocks, order, cut_numerator, lanes, table):  # type: ignore[no-untyped-def]
+def _fill_rows(blocks, order, cut_numerator, lanes, table):
     """Rows of one lane: blocks in epoch order, the cut-off end of the first one last. Returns the number of rows."""
     index = 0
     cut = 0
@@ -125,7 +125,7 @@ def _fill_rows(blocks, order, cut_numerator, lanes, table):  # type: ignore[no-u
 
 
 @njit(cache=True, nogil=True)
-def _bit_length(x):  # type: ignore[no-untyped-def]
+def _bit_length(x):
     bits = 0
     while x > 0:
         bits += 1
@@ -134,7 +134,7 @@ def _bit_length(x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _find_row(table, low, high, index):  # type: ignore[no-untyped-def]
+def _find_row(table, low, high, index):
     """The row in [low, high) whose block holds lane index `index`."""
     while high - low > 1:
         middle = (low + high) >> 1
@@ -145,7 +145,7 @@ def _find_row(table, low, high, index):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _find_run(table, low, count, first_run_blocks, run_blocks, index, out):  # type: ignore[no-untyped-def]
+def _find_run(table, low, count, first_run_blocks, run_blocks, index, out):
     """Writes (start, stop, run, first row) of the run that holds lane index `index` of the lane whose rows begin at `low`."""
     head = table[low + 1, 1]
     if index < head:
@@ -180,7 +180,7 @@ def _find_run(table, low, count, first_run_blocks, run_blocks, index, out):  # t
 
 
 @njit(cache=True, nogil=True)
-def _locate(places, num_samples, run_blocks, lane_at, info, built, table, missing, out):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917
+def _locate(places, num_samples, run_blocks, lane_at, info, built, table, missing, out):  # noqa: PLR0913, PLR0917
     """Fills `out` for `permute_each` (rows 0–3), then lane, lane index of the run's start, and its first row (rows 4–6).
 
     Returns 0; -1 when a place lies outside the epoch; or the number of places whose lanes, now marked in `missing`, have no
@@ -224,7 +224,7 @@ def _locate(places, num_samples, run_blocks, lane_at, info, built, table, missin
 
 
 @njit(cache=True, nogil=True)
-def _resolve(located, run_blocks, info, table, out):  # type: ignore[no-untyped-def]
+def _resolve(located, run_blocks, info, table, out):
     """Positions of located places whose offsets have been permuted."""
     for i in range(out.size):
         index = located[5, i] + located[0, i]

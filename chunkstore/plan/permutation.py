@@ -38,7 +38,7 @@ _ONE = np.uint64(1)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _mix(x):  # type: ignore[no-untyped-def]
+def _mix(x):
     """Bijective mixer of 64 bits: the finaliser of splitmix64 (Steele, Lea, Flood 2014; variant 13 of Stafford)."""
     x = (x ^ (x >> _S30)) * _MUL_1
     x = (x ^ (x >> _S27)) * _MUL_2
@@ -46,12 +46,12 @@ def _mix(x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _fold(key, word):  # type: ignore[no-untyped-def]
+def _fold(key, word):
     return _mix((key ^ word) + _GOLDEN)
 
 
 @njit(cache=True, nogil=True)
-def _num_bits(n):  # type: ignore[no-untyped-def]
+def _num_bits(n):
     bits = np.uint64(MIN_BITS)
     while bits < np.uint64(62) and (_ONE << bits) < np.uint64(n):
         bits += _ONE
@@ -59,7 +59,7 @@ def _num_bits(n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _permute_all(x, n, key, out):  # type: ignore[no-untyped-def]
+def _permute_all(x, n, key, out):
     """Images of all x, each in its own domain [0, n) under its own key: a Feistel network, applied until the value is below n.
 
     Values go through the rounds side by side, so that the latency of one hides behind the others; those that are still outside
@@ -121,7 +121,7 @@ def _permute_all(x, n, key, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _permute_range(start, n, key, out):  # type: ignore[no-untyped-def]
+def _permute_range(start, n, key, out):
     for at in range(0, out.size, AT_ONCE):
         part = out[at : at + AT_ONCE]
         x = np.arange(start + at, start + at + part.size).astype(np.uint64)
@@ -129,7 +129,7 @@ def _permute_range(start, n, key, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _permute_indices(indices, n, key, out):  # type: ignore[no-untyped-def]
+def _permute_indices(indices, n, key, out):
     for at in range(0, out.size, AT_ONCE):
         part = out[at : at + AT_ONCE]
         x = np.empty(part.size, np.uint64)
@@ -142,7 +142,7 @@ def _permute_indices(indices, n, key, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _permute_each(table):  # type: ignore[no-untyped-def]
+def _permute_each(table):
     for at in range(0, table.shape[1], AT_ONCE):
         part = table[0, at : at + AT_ONCE]
         x = part.astype(np.uint64)

@@ -128,14 +128,18 @@ class StoredArray:
         self._load_indexes(sorted(set(shards.tolist())))
         for shard in sorted(set(shards.tolist())):
             positions = np.flatnonzero(shards == shard)
-            in_shard = (np.asarray(numbers, np.int64)[positions] % rows_of_shard)[:, None] * self._columns_per_row + columns
+            in_shard = (np.asarray(numbers, np.int64)[positions] % rows_of_shard)[
+                :, None
+            ] * self._columns_per_row + columns
             ranges = self._indexes[shard][in_shard.ravel()]
             if (ranges[:, 0] < 0).any():
                 number = numbers[int(positions[int(np.flatnonzero(ranges[:, 0] < 0)[0]) // len(columns)])]
                 raise self._damaged("a chunk is not stored", number, f"{self._store.url}/{self._shard_key(shard)}")
             for group in coalesce(ranges, max_gap_nbytes=MAX_GAP_NBYTES, max_nbytes=MAX_REQUEST_NBYTES):
                 requests.append(Request(self._shard_key(shard), group.start, group.stop))
-                members.append([(int(positions[i // len(columns)]), i % len(columns), ranges[i]) for i in group.members])
+                members.append(
+                    [(int(positions[i // len(columns)]), i % len(columns), ranges[i]) for i in group.members]
+                )
         bodies: dict[int, list[tuple[Request, memoryview]]] = {}
         for request, group_members, data in zip(requests, members, fetch_ranges(self._store, requests), strict=True):
             for at, column, (start, stop) in group_members:
@@ -259,5 +263,3 @@ def _copy_pieces(chunk: npt.NDArray[Any], out: npt.NDArray[Any], pieces: Pieces,
 
 def _reader(num_chunks: int, request: Request, where: str) -> Callable[[memoryview], Index]:
     return lambda data: decode_index(data, num_chunks, request.stop, where)
-
-

@@ -195,7 +195,9 @@ def _put(store: Store, version: Version) -> bool:
         if there is not None:
             return there.writer == version.writer
         clear = True
-    state = "left nothing" if clear else "may or may not have been taken: look with chunkstore.open before you write again"
+    state = (
+        "left nothing" if clear else "may or may not have been taken: look with chunkstore.open before you write again"
+    )
     raise StoreError(f"{store.url}/{key}: the commit failed and {state}") from failure
 
 

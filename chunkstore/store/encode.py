@@ -51,7 +51,9 @@ def join_values(field: Field, values: Sequence[Value]) -> Column:
     if isinstance(field, Ragged):
         flat = [array.reshape(-1) for array in arrays]
         joined = flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, stored_dtype(field)), *flat])
-        shapes = np.array([a.shape for a in arrays], np.int64).reshape(-1, len(field.shape)) if has_shapes(field) else None
+        shapes = (
+            np.array([a.shape for a in arrays], np.int64).reshape(-1, len(field.shape)) if has_shapes(field) else None
+        )
         return RaggedColumn(joined, _offsets([a.size for a in arrays]), shapes)
     encoded = [value for value in values if isinstance(value, bytes)]
     return RaggedColumn(np.frombuffer(b"".join(encoded), np.uint8), _offsets([len(data) for data in encoded]))

@@ -36,7 +36,7 @@ class LocalStore:
     is_local = True
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self._root = os.path.abspath(root)  # noqa: PTH100  (Path.absolute keeps "..")
+        self._root = os.path.abspath(root)
         # What a file's real path must start with.
         self._real_root = os.path.realpath(self._root).rstrip(os.sep)
 
@@ -164,7 +164,7 @@ class LocalStore:
         """Create an unfinished file in the folder of `path`: its path and file descriptor."""
         unfinished = f"{path}{_UNFINISHED}{uuid.uuid4().hex}"
         for _ in range(_MKDIR_ATTEMPTS):
-            self._make_folder(key, os.path.dirname(path))  # noqa: PTH120
+            self._make_folder(key, os.path.dirname(path))
             # `delete` elsewhere may remove the folder again while it is empty
             with contextlib.suppress(FileNotFoundError):
                 return unfinished, os.open(unfinished, _WRITE_FLAGS, 0o666)
@@ -172,15 +172,15 @@ class LocalStore:
 
     def _make_folder(self, key: str, folder: str) -> None:
         missing = []
-        while not os.path.isdir(folder):  # noqa: PTH112
+        while not os.path.isdir(folder):
             missing.append(folder)
-            folder = os.path.dirname(folder)  # noqa: PTH120
+            folder = os.path.dirname(folder)
         if len(folder) >= len(self._root):
             self._check_inside(key, os.path.realpath(folder) + os.sep)
         for child in reversed(missing):
             with contextlib.suppress(FileExistsError):
-                os.mkdir(child)  # noqa: PTH102
-            _sync_folder(os.path.dirname(child))  # noqa: PTH120
+                os.mkdir(child)
+            _sync_folder(os.path.dirname(child))
 
     def _link_if_absent(self, key: str, path: str, data: Data) -> bool:
         unfinished, fd = self._create_beside(key, path)
@@ -203,23 +203,23 @@ class LocalStore:
                             " there: write to another disk, and copy the dataset"
                         ) from error
                     raise
-            _sync_folder(os.path.dirname(path))  # noqa: PTH120
+            _sync_folder(os.path.dirname(path))
             return True
         finally:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(unfinished)  # noqa: PTH108
+                os.unlink(unfinished)
 
     def _unlink(self, key: str, path: str) -> None:
-        folder = os.path.dirname(path)  # noqa: PTH120
+        folder = os.path.dirname(path)
         self._check_inside(key, os.path.realpath(folder) + os.sep)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.unlink(path)  # noqa: PTH108
+            os.unlink(path)
         while len(folder) > len(self._root):
             try:
-                os.rmdir(folder)  # noqa: PTH106
+                os.rmdir(folder)
             except OSError:
                 return
-            folder = os.path.dirname(folder)  # noqa: PTH120
+            folder = os.path.dirname(folder)
 
     def _doing(self, verb: str, key: str, call: Callable[[], _Result]) -> _Result:
         """Call, and turn the system's errors into ours."""
@@ -261,10 +261,10 @@ class LocalUpload:
             raise ValueError(f"the upload of {self._path} is over")
         with self._aborting():
             os.fsync(self._fd)
-            os.rename(self._unfinished, self._path)  # noqa: PTH104
+            os.rename(self._unfinished, self._path)
             os.close(self._fd)
             self._fd = -1
-            _sync_folder(os.path.dirname(self._path))  # noqa: PTH120
+            _sync_folder(os.path.dirname(self._path))
 
     def abort(self) -> None:
         """Remove the unfinished file."""
@@ -274,7 +274,7 @@ class LocalUpload:
             # an upload that a forked child inherited is still its parent's
             if self._pid == os.getpid():
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._unfinished)  # noqa: PTH108
+                    os.unlink(self._unfinished)
 
     def __enter__(self) -> Self:
         return self
@@ -316,7 +316,7 @@ def _sync_folder(folder: str) -> None:
 
 def _same_file(first: str, second: str) -> bool:
     try:
-        return os.path.samefile(first, second)  # noqa: PTH121
+        return os.path.samefile(first, second)
     except FileNotFoundError:
         return False
 
@@ -324,6 +324,6 @@ def _same_file(first: str, second: str) -> bool:
 def _real_path(fd: int, path: str) -> str:
     """Where an open file really is: asked of the kernel, so no link can be changed in between."""
     try:
-        return os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
+        return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
         return os.path.realpath(path)

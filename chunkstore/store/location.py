@@ -45,7 +45,7 @@ def open_store(
         raise ValueError("a store is opened by a path or a URL, and this is empty or bytes")
     options = dict(storage_options or {})
     if filesystem is not None:
-        from chunkstore.store.filesystem import open_filesystem  # noqa: PLC0415  (fsspec)
+        from chunkstore.store.filesystem import open_filesystem
 
         if options:
             raise ValueError("storage_options belong to the file system; make it with them, and give filesystem= alone")
@@ -58,16 +58,16 @@ def open_store(
         if scheme == "file":
             return _open_local(_file_path(location), options)
         if scheme == "memory":
-            from chunkstore.store.memory import MemoryStore  # noqa: PLC0415  (fsspec)
+            from chunkstore.store.memory import MemoryStore
 
             _refuse_options(location, options)
             return MemoryStore(location)
         if scheme in _OBJECT_SCHEMES:
-            from chunkstore.store.object import ObjectStore  # noqa: PLC0415  (obstore)
+            from chunkstore.store.object import ObjectStore
 
             _refuse_credentials(location)
             return ObjectStore(location, options)
-    from chunkstore.store.filesystem import open_filesystem_url  # noqa: PLC0415  (fsspec)
+    from chunkstore.store.filesystem import open_filesystem_url
 
     return open_filesystem_url(location, options)
 

@@ -60,7 +60,9 @@ class Workers:
         """
         with self._changed:
             while (
-                self._failure is None and self._pending_nbytes and self._pending_nbytes + len(buffer) > MAX_PENDING_NBYTES
+                self._failure is None
+                and self._pending_nbytes
+                and self._pending_nbytes + len(buffer) > MAX_PENDING_NBYTES
             ):
                 self._changed.wait()
             self._raise_failure()
@@ -92,7 +94,11 @@ class Workers:
             self._failure = self._failure or failure
             self._pending_nbytes -= len(buffer)
             whole = buffer.base
-            if isinstance(whole, np.ndarray) and len(whole) == self.buffer_nbytes and len(self._spare) < _MAX_SPARE_BUFFERS:
+            if (
+                isinstance(whole, np.ndarray)
+                and len(whole) == self.buffer_nbytes
+                and len(self._spare) < _MAX_SPARE_BUFFERS
+            ):
                 self._spare.append(whole)
             self._changed.notify()
 

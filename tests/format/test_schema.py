@@ -60,7 +60,9 @@ def test_a_dtype_is_taken_by_any_of_its_names(given: Any, name: str) -> None:
     assert cs.Array(given).dtype == name
 
 
-@pytest.mark.parametrize("dtype", ["complex64", "S3", "datetime64[ns]", object, "float128", "nonsense", "str", None.__class__])
+@pytest.mark.parametrize(
+    "dtype", ["complex64", "S3", "datetime64[ns]", object, "float128", "nonsense", "str", None.__class__]
+)
 def test_other_dtypes_are_refused(dtype: Any) -> None:
     with pytest.raises(SchemaError, match="is none of bool, int8"):
         cs.Array(dtype)

@@ -17,7 +17,9 @@ DTYPES = st.sampled_from(["u1", "i2", "f4", "f8", "bool"])
 def ragged(lengths: list[int], dtype: str, seed: int, *, shapes: bool) -> RaggedColumn:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     values = np.random.default_rng(seed).integers(0, 2, int(offsets[-1])).astype(dtype)
-    return RaggedColumn(values, offsets, np.stack([np.ones(len(lengths), np.int64), lengths], axis=1) if shapes else None)
+    return RaggedColumn(
+        values, offsets, np.stack([np.ones(len(lengths), np.int64), lengths], axis=1) if shapes else None
+    )
 
 
 @st.composite

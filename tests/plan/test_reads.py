@@ -50,7 +50,9 @@ def test_every_range_lies_in_one_request(ranges: list[tuple[int, int]], gap: int
         assert group.start == own[:, 0].min()
 
 
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 60)), max_size=20), st.integers(0, 20), st.integers(1, 200))
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 60)), max_size=20), st.integers(0, 20), st.integers(1, 200)
+)
 def test_disjoint_ranges_share_requests_as_far_as_gap_and_size_allow(
     steps: list[tuple[int, int]], gap: int, limit: int
 ) -> None:

@@ -52,9 +52,7 @@ def commit_nothing(store: Any) -> int:
     latest = find_latest(store)
     assert latest is not None
     nothing = {"x": {"values": cs.Statistics()}}
-    return commit_fragments(
-        store, latest.dataset, latest.schema, (), nothing, message="", create=False
-    ).number
+    return commit_fragments(store, latest.dataset, latest.schema, (), nothing, message="", create=False).number
 
 
 def test_a_lost_answer_after_the_commit_makes_one_version(location: Any) -> None:
@@ -151,7 +149,9 @@ def test_processes_that_append_at_once_lose_nothing(kind: str, request: pytest.F
     begin(location)
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=append_some, args=(location.url, location.storage_options, [10 * p + i for i in range(4)]))
+        context.Process(
+            target=append_some, args=(location.url, location.storage_options, [10 * p + i for i in range(4)])
+        )
         for p in (1, 2, 3)
     ]
     for process in processes:
@@ -186,7 +186,13 @@ def test_of_two_creations_one_wins_and_the_other_says_so(location: Any) -> None:
 
 @pytest.mark.parametrize(
     "hint",
-    [None, b"", b"garbage", b"\xff" * 70000, *(seal(d) for d in ({"number": 1}, {"number": 99}, {"number": 0}, {"n": 3}))],
+    [
+        None,
+        b"",
+        b"garbage",
+        b"\xff" * 70000,
+        *(seal(d) for d in ({"number": 1}, {"number": 99}, {"number": 0}, {"n": 3})),
+    ],
     ids=["absent", "empty", "garbage", "long", "stale", "ahead", "zero", "other"],
 )
 def test_a_stale_absent_or_damaged_hint_still_leads_to_the_latest(location: Any, hint: bytes | None) -> None:
@@ -233,7 +239,13 @@ def test_a_version_document_that_is_damaged_is_told_by_name(local: Any) -> None:
     store = begin(local)
     key = version_key(1)
     data = store.read(key)
-    for damaged in (data[:-1], data[:40], b"", data.replace(b"int64", b"int32"), data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]):
+    for damaged in (
+        data[:-1],
+        data[:40],
+        b"",
+        data.replace(b"int64", b"int32"),
+        data[:-3] + bytes([data[-3] ^ 1]) + data[-2:],
+    ):
         store.write(key, damaged)
         with pytest.raises(InvalidDataset, match=key):
             cs.open(local.url)

@@ -125,7 +125,9 @@ def test_a_damaged_document_of_a_part(part: Path, tmp_path: Path, name: str, dam
     assert cs.open(tmp_path / "ds")[50]["blob"] == BLOBS[50]
 
 
-@pytest.mark.parametrize("path", ["plain/c/0/0", "blob/values/c/0", "blob/spans/c/0/0", "blob/crc/c/0", "tokens/values/c/0"])
+@pytest.mark.parametrize(
+    "path", ["plain/c/0/0", "blob/values/c/0", "blob/spans/c/0/0", "blob/crc/c/0", "tokens/values/c/0"]
+)
 def test_an_absent_shard_is_an_error_and_never_a_fill_value(part: Path, tmp_path: Path, path: str) -> None:
     (part / path).unlink()
     name = path.partition("/")[0]
@@ -142,7 +144,9 @@ def test_a_truncated_shard_is_an_error(part: Path, tmp_path: Path, path: str) ->
         cs.open(tmp_path / "ds")[name][100:]
 
 
-def test_damage_on_the_way_is_mended_by_asking_again(part: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_on_the_way_is_mended_by_asking_again(
+    part: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[tuple[str, int]] = []
 
     def damaging(store: Any, requests: Any) -> list[memoryview]:

@@ -23,7 +23,12 @@ from chunkstore.store import fetch
 N = 500
 LABELS = np.arange(N) * 3
 LENGTHS = np.random.default_rng(0).integers(0, 6, N)
-SCHEMA = {"label": cs.Array("int64"), "grid": cs.Array("float32", (2, 3)), "tokens": cs.Ragged("int32"), "text": cs.Text()}
+SCHEMA = {
+    "label": cs.Array("int64"),
+    "grid": cs.Array("float32", (2, 3)),
+    "tokens": cs.Ragged("int32"),
+    "text": cs.Text(),
+}
 
 
 def columns(start: int, stop: int) -> dict[str, Any]:

@@ -116,7 +116,9 @@ def test_bytes_of_another_format_are_refused() -> None:
     assert value(cs.Image("jpeg"), bytearray(jpeg.getvalue())) == jpeg.getvalue()
 
 
-@pytest.mark.parametrize(("given"), [torch.tensor([1.5, -2.0], dtype=torch.bfloat16), np.array([1.5, -2], ml_dtypes.bfloat16)])
+@pytest.mark.parametrize(
+    ("given"), [torch.tensor([1.5, -2.0], dtype=torch.bfloat16), np.array([1.5, -2], ml_dtypes.bfloat16)]
+)
 def test_bfloat16_is_taken_as_it_is(given: Any) -> None:
     assert value(cs.Array("bfloat16", (2,)), given).tolist() == [0x3FC0, 0xC000]
     assert encode_column("x", cs.Array("bfloat16", (2,)), [given], 0).tolist() == [[0x3FC0, 0xC000]]
@@ -129,7 +131,9 @@ def test_nan_and_infinity_are_numbers() -> None:
     assert value(cs.Array("bfloat16", (3,)), numbers).tolist()[1:] == [0x7F80, 0xFF80]
 
 
-@pytest.mark.parametrize(("format", "mode"), [("png", "RGB"), ("png", "L"), ("png", "RGBA"), ("webp", "RGB"), ("webp", "RGBA")])
+@pytest.mark.parametrize(
+    ("format", "mode"), [("png", "RGB"), ("png", "L"), ("png", "RGBA"), ("webp", "RGB"), ("webp", "RGBA")]
+)
 def test_arrays_tensors_and_pil_images_are_encoded_without_loss(tmp_path: Path, format: Any, mode: Any) -> None:
     channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, *channels), np.uint8)

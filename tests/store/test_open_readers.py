@@ -82,17 +82,33 @@ def cases() -> dict[str, Case]:
     for codec in (None, "blosc-lz4", "blosc-zstd-1", "zstd-3", "gzip-1"):
         found[f"codec-{codec}"] = Case(cs.Array("int32", (7,), codec=codec), lambda rng: numbers(rng, "int32", (7,)))
         found[f"ragged-{codec}"] = Case(
-            cs.Ragged("int32", codec=codec, chunk=4, shard=16), lambda rng: numbers(rng, "int32", (int(rng.integers(9)),))
+            cs.Ragged("int32", codec=codec, chunk=4, shard=16),
+            lambda rng: numbers(rng, "int32", (int(rng.integers(9)),)),
         )
-    found["chunked"] = Case(cs.Array("int16", (5, 7), chunk=(2, 2, 3), shard=8), lambda rng: numbers(rng, "int16", (5, 7)))
+    found["chunked"] = Case(
+        cs.Array("int16", (5, 7), chunk=(2, 2, 3), shard=8), lambda rng: numbers(rng, "int16", (5, 7))
+    )
     found["bf"] = Case(cs.Array("bfloat16", (3,)), lambda rng: numbers(rng, "bfloat16", (3,)), bits)
-    found["bf-ragged"] = Case(cs.Ragged("bfloat16"), lambda rng: numbers(rng, "bfloat16", ragged_shape(rng, (None,))), bits)
-    for format, mode in [("jpeg", "RGB"), ("jpeg", "L"), ("png", "RGBA"), ("png", "L"), ("webp", "RGB"), ("webp", "RGBA")]:
+    found["bf-ragged"] = Case(
+        cs.Ragged("bfloat16"), lambda rng: numbers(rng, "bfloat16", ragged_shape(rng, (None,))), bits
+    )
+    for format, mode in [
+        ("jpeg", "RGB"),
+        ("jpeg", "L"),
+        ("png", "RGBA"),
+        ("png", "L"),
+        ("webp", "RGB"),
+        ("webp", "RGBA"),
+    ]:
         found[f"{format}-{mode}"] = Case(
             cs.Image(format, mode=mode), lambda rng, f=format, m=mode: image(rng, f, m), from_bytes
         )
-    found["text"] = Case(cs.Text(), lambda rng: "aé漢🎈"[: rng.integers(0, 5)] * 3, lambda text: from_bytes(text.encode()))
-    found["text-plain"] = Case(cs.Text(codec=None), lambda rng: "b" * int(rng.integers(3)), lambda t: from_bytes(t.encode()))
+    found["text"] = Case(
+        cs.Text(), lambda rng: "aé漢🎈"[: rng.integers(0, 5)] * 3, lambda text: from_bytes(text.encode())
+    )
+    found["text-plain"] = Case(
+        cs.Text(codec=None), lambda rng: "b" * int(rng.integers(3)), lambda t: from_bytes(t.encode())
+    )
     found["bytes"] = Case(cs.Bytes(), lambda rng: rng.bytes(int(rng.integers(0, 9))), from_bytes)
     return found
 
@@ -112,7 +128,9 @@ def same(a: Any, b: Any) -> bool:
 
 
 @pytest.fixture(scope="module", params=[1, 9])
-def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def written(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
     root = tmp_path_factory.mktemp("all")
     samples = make_samples(request.param, 1)
     with cs.create(root, SCHEMA) as writer:

@@ -260,7 +260,9 @@ def test_auto_compresses_where_it_pays_and_says_so(tmp_path: Path) -> None:
         ("gzip-9", ["bytes", "gzip", "crc32c"]),
     ],
 )
-def test_a_codec_that_is_named_is_taken_whatever_the_data(tmp_path: Path, codec: str | None, expected: list[str]) -> None:
+def test_a_codec_that_is_named_is_taken_whatever_the_data(
+    tmp_path: Path, codec: str | None, expected: list[str]
+) -> None:
     noise = np.random.default_rng(0).integers(0, 1 << 32, 5000, "u4")
     with cs.create(tmp_path / "ds", {"x": cs.Array("uint32", codec=codec)}) as writer:
         writer.write_batch({"x": noise})
@@ -303,7 +305,9 @@ def test_rows_larger_than_a_chunk_and_shards_that_are_insisted_on(tmp_path: Path
         assert np.array_equal(shown, given)
 
 
-def test_a_store_that_fails_ends_the_writer_and_leaves_no_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_fails_ends_the_writer_and_leaves_no_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with cs.create(tmp_path / "ds", SCHEMA) as writer:
         writer.write(sample(0))
 

@@ -108,7 +108,7 @@ def _say_interrupted(console: Console, folder: Path | None) -> None:
 
 def _load_and_tell(screen: Screen, place: Place) -> bool:
     with screen.step("Loading PyTorch, scikit-learn, Numba and zarr", "Libraries loaded") as step:
-        from chunkstore.stages.demo import story  # noqa: PLC0415  (everything heavy)
+        from chunkstore.stages.demo import story
 
         for line in story.prepare():
             step.say(line)
