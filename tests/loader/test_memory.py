@@ -69,11 +69,16 @@ def test_a_gibibyte_streams_through_a_small_window(large, run_script, shuffle):
 
 
 def test_memory_stays_flat_from_epoch_to_epoch(large, run_script):
-    """Once kept chunks have reached their limit of 64 MiB, that is; a piece kept too long each epoch would add 2 MiB."""
-    done = run_script(STREAM, large[1], large[2], '{"shuffle": true}', 24, timeout_s=200)
+    """Once kept chunks have reached their limit of 64 MiB, that is: after 16 epochs or so.
+
+    Arrays are given back to the system at once here; how glibc's arenas happen to fill up differs by tens of MiB.
+    """
+    shuffled = '{"shuffle": true}'
+    done = run_script(STREAM, large[1], large[2], shuffled, 28, timeout_s=200, MALLOC_MMAP_THRESHOLD_="65536")
     assert done.returncode == 0, done.stderr
     after = json.loads(done.stdout)["after"]
-    assert np.median(after[16:]) < np.median(after[8:16]) + (16 << 20), after
+    assert max(after[20:]) < max(after[:20]) + (2 << 20), after
+    assert max(after) < 160 << 20, after
 
 
 @pytest.mark.parametrize("memory_nbytes", [0, None])
