@@ -50,10 +50,7 @@ def gather(sources: Sequence[Column], source: npt.NDArray[np.int32], row: Ints) 
     if isinstance(sources[0], RaggedColumn):
         ragged = [s for s in sources if isinstance(s, RaggedColumn)]
         return _gather_ragged(ragged, source, row)
-    arrays = [s for s in sources if isinstance(s, np.ndarray)]
-    out = np.empty((len(row), *arrays[0].shape[1:]), arrays[0].dtype)
-    _gather_rows(out, arrays, source, row)
-    return out
+    return _gathered([s for s in sources if isinstance(s, np.ndarray)], source, row)
 
 
 def take(column: Column, rows: Ints) -> Column:
@@ -69,25 +66,22 @@ def crc32c_samples(values: npt.NDArray[Any], offsets: Ints) -> npt.NDArray[np.ui
     return crcs
 
 
-def _gather_rows(
-    out: npt.NDArray[Any], arrays: Sequence[npt.NDArray[Any]], source: npt.NDArray[np.int32], row: Ints
-) -> None:
-    if out.nbytes:
-        _native.gather_rows(out, [np.ascontiguousarray(a) for a in arrays], source, row)
-
-
 def _gather_ragged(columns: Sequence[RaggedColumn], source: npt.NDArray[np.int32], row: Ints) -> RaggedColumn:
-    base = np.cumsum([0] + [len(c.offsets) for c in columns[:-1]])
-    at = base[source] + row
-    offsets = np.concatenate([c.offsets for c in columns])
-    starts, stops = offsets[at], offsets[at + 1]
-    out_offsets = np.zeros(len(row) + 1, np.int64)
-    np.cumsum(stops - starts, out=out_offsets[1:])
-    values = np.empty(int(out_offsets[-1]), columns[0].values.dtype)
+    starts = _gathered([c.offsets[:-1] for c in columns], source, row)
+    stops = _gathered([c.offsets[1:] for c in columns], source, row)
+    offsets = np.zeros(len(row) + 1, np.int64)
+    np.cumsum(stops - starts, out=offsets[1:])
+    values = np.empty(int(offsets[-1]), columns[0].values.dtype)
     if values.nbytes:
         itemsize = values.itemsize
         _native.gather_spans(values, [c.values for c in columns], source, starts * itemsize, stops * itemsize)
-    shapes = None
-    if columns[0].shapes is not None:
-        shapes = np.concatenate([c.shapes for c in columns if c.shapes is not None])[at - source]
-    return RaggedColumn(values, out_offsets, shapes)
+    shapes = [c.shapes for c in columns if c.shapes is not None]
+    return RaggedColumn(values, offsets, _gathered(shapes, source, row) if shapes else None)
+
+
+def _gathered(arrays: Sequence[npt.NDArray[Any]], source: npt.NDArray[np.int32], row: Ints) -> npt.NDArray[Any]:
+    out = np.empty((len(row), *arrays[0].shape[1:]), arrays[0].dtype)
+    assert all(a.dtype == out.dtype and a.shape[1:] == out.shape[1:] for a in arrays)  # bytes are copied, not numbers
+    if out.nbytes:
+        _native.gather_rows(out, [np.ascontiguousarray(a) for a in arrays], source, row)
+    return out

@@ -18,7 +18,7 @@ def ragged(lengths: list[int], dtype: str, seed: int, *, shapes: bool) -> Ragged
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     values = np.random.default_rng(seed).integers(0, 2, int(offsets[-1])).astype(dtype)
     return RaggedColumn(
-        values, offsets, np.stack([np.ones(len(lengths), np.int64), lengths], axis=1) if shapes else None
+        values, offsets, np.stack([np.ones_like(offsets[1:]), np.diff(offsets)], axis=1) if shapes else None
     )
 
 
