@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from chunkstore.errors import StoreError as StoreError
     from chunkstore.errors import UnsupportedFormat as UnsupportedFormat
     from chunkstore.errors import VersionExpired as VersionExpired
+    from chunkstore.format.diff import StatisticsChange as StatisticsChange
+    from chunkstore.format.diff import VersionDiff as VersionDiff
     from chunkstore.format.schema import Array as Array
     from chunkstore.format.schema import Bytes as Bytes
     from chunkstore.format.schema import Image as Image
@@ -43,17 +45,25 @@ if TYPE_CHECKING:
     from chunkstore.store.dataset import Dataset as Dataset
     from chunkstore.store.dataset import FieldView as FieldView
     from chunkstore.store.dataset import open as open
+    from chunkstore.store.history import VersionInfo as VersionInfo
+    from chunkstore.store.history import diff as diff
+    from chunkstore.store.history import rollback as rollback
+    from chunkstore.store.history import versions as versions
     from chunkstore.store.present import RaggedBatch as RaggedBatch
+    from chunkstore.store.tags import tag as tag
     from chunkstore.store.writer import Writer as Writer
     from chunkstore.store.writer import append as append
     from chunkstore.store.writer import create as create
 
 _HOMES = {
     "format.schema": ("Array", "Bytes", "Image", "Ragged", "Schema", "Text"),
+    "format.diff": ("StatisticsChange", "VersionDiff"),
     "format.statistics": ("Statistics",),
     "store.present": ("RaggedBatch",),
     "store.writer": ("Writer", "append", "create"),
     "store.dataset": ("Dataset", "FieldView", "open"),
+    "store.history": ("VersionInfo", "diff", "rollback", "versions"),
+    "store.tags": ("tag",),
     "loader.loader": ("Loader",),
     "errors": (
         "ChunkstoreError",
@@ -102,15 +112,22 @@ __all__ = [
     "SchemaError",
     "StateMismatch",
     "Statistics",
+    "StatisticsChange",
     "StoreError",
     "Text",
     "UnsupportedFormat",
+    "VersionDiff",
     "VersionExpired",
+    "VersionInfo",
     "Writer",
     "append",
     "create",
+    "diff",
     "open",
+    "rollback",
+    "tag",
     "torch",
+    "versions",
 ]
 __version__ = "0.1.0"
 

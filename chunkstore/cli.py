@@ -93,6 +93,61 @@ def info(
         stage.show_dataset(console, url, version=version)
 
 
+_Dataset = Annotated[str, typer.Argument(help="Path or URL of a dataset.", show_default=False)]
+
+
+@app.command()
+def versions(
+    url: _Dataset,
+    *,
+    diff: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Print what the second of these versions has that the first has not.", metavar="OLD NEW"),
+    ] = None,
+) -> None:
+    """List the versions of a dataset with their tags, or with --diff compare two of them."""
+    from chunkstore.stages import history
+
+    console = Console(highlight=False)
+    if diff is None:
+        history.show_versions(console, url)
+    else:
+        history.show_diff(console, url, *diff)
+
+
+@app.command()
+def tag(
+    url: _Dataset,
+    name: Annotated[str, typer.Argument(help='Letters, digits, "_", "." and "-".', show_default=False)],
+    *,
+    version: Annotated[int | None, typer.Option(help="Number of the version; the latest by default.")] = None,
+) -> None:
+    """Name a version for good."""
+    from chunkstore.format.tags import tag_key
+    from chunkstore.store import tags
+
+    try:
+        tag_key(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    number = tags.tag(url, name, version)
+    typer.echo(f"{name} is version {number}")
+
+
+@app.command()
+def rollback(
+    url: _Dataset,
+    number: Annotated[int, typer.Argument(help="Number of the version to go back to.", show_default=False)],
+    *,
+    message: Annotated[str, typer.Option(help="Kept in the new version.")] = "",
+) -> None:
+    """Commit a version with the contents of an older one; those in between stay."""
+    from chunkstore.store import history
+
+    committed = history.rollback(url, number, message=message)
+    typer.echo(f"version {committed} has the contents of version {number}")
+
+
 def _say_error(error: ChunkstoreError) -> None:
     console = Console(stderr=True, highlight=False)
     console.print(f"{type(error).__name__}: {error}", markup=False, soft_wrap=True)

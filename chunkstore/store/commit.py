@@ -42,6 +42,11 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
+def now() -> str:
+    """The time, as the format writes it: UTC, ISO 8601, microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
 def read_version(store: Store, number: int | None = None) -> Version:
     """Version `number`, or the latest.
 
@@ -55,10 +60,9 @@ def read_version(store: Store, number: int | None = None) -> Version:
         version = _read_document(store, number)
         if version is None:
             latest = read_latest(store)
-            state = "was dropped by gc" if number < latest.number else f"does not exist; the latest is {latest.number}"
-            raise (VersionExpired if number < latest.number else DatasetNotFound)(
-                f"{store.url}: version {number} {state}"
-            )
+            dropped = 0 < number < latest.number
+            state = "was dropped by gc" if dropped else f"does not exist; the latest is {latest.number}"
+            raise (VersionExpired if dropped else DatasetNotFound)(f"{store.url}: version {number} {state}")
         return version
     return read_latest(store)
 
@@ -126,8 +130,7 @@ def commit_fragments(
         CommitConflict: a fragment was condemned by `gc`, or the race was lost too often.
         StoreError: the store failed and did not tell, when asked again, whether it had taken the version.
     """
-    writer = new_id()
-    time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    writer, time = new_id(), now()
 
     def next_version(parent: Version | None) -> Version:
         if parent is None:

@@ -21,6 +21,7 @@ from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
 from chunkstore.store.part import OpenPart
 from chunkstore.store.present import empty_column, present_batch, present_sample
+from chunkstore.store.tags import read_tagged
 
 CACHE_NBYTES = 64 << 20
 """Decoded chunks kept for reads that want another part of them."""
@@ -32,6 +33,7 @@ def open(
     url: Url,
     *,
     version: int | None = None,
+    tag: str | None = None,
     decode: bool = True,
     verify: bool = True,
     storage_options: Mapping[str, Any] | None = None,
@@ -42,18 +44,23 @@ def open(
     Args:
         url: Path or URL: local, memory://, s3://, gs://, az://, http(s)://, or any fsspec URL.
         version: Its number; the latest if None.
+        tag: Name of the version instead, as `chunkstore.tag` gave it.
         decode: Whether images come decoded, or as the bytes that are stored.
         verify: Whether checksums of data are compared; metadata's always are.
         storage_options: For the store, under obstore's names or s3fs's.
         filesystem: An fsspec filesystem to read through instead; `url` is then a path in it.
 
     Raises:
-        DatasetNotFound: there is no dataset at `url`, or no such version.
+        DatasetNotFound: there is no dataset at `url`, or no such version or tag.
         InvalidDataset: its metadata is damaged.
         UnsupportedFormat: a newer format.
+        VersionExpired: the version was dropped by `gc`.
     """
+    if tag is not None and version is not None:
+        raise ValueError(f"version={version} and tag={tag!r} both say what to open; give one of them")
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
-    return Dataset(store, read_version(store, version), decode=decode, verify=verify)
+    opened = read_version(store, version) if tag is None else read_tagged(store, tag)
+    return Dataset(store, opened, decode=decode, verify=verify)
 
 
 class Dataset:
