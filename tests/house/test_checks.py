@@ -26,9 +26,34 @@ def test_check_passes(command):
 
 
 def test_documentation_builds_without_warnings(tmp_path):
-    command = [SCRIPTS / "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # the theme's notice about its own future
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "WARNING" not in done.stdout + done.stderr
+    done = built(ROOT / "mkdocs.yml", tmp_path / "site")
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
     assert (tmp_path / "site" / "index.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("page", "fault"),
+    [
+        pytest.param("lost.md", 'not included in the "nav"', id="a-page-that-no-menu-names"),
+        pytest.param("index.md", "link 'nowhere.md'", id="a-link-to-nothing"),
+    ],
+)
+def test_the_documentation_check_fails_for(page, fault, tmp_path):
+    """The settings are those of our own pages; only the pages, the menu and what fills them are others."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("# Start\n")
+    config = tmp_path / "mkdocs.yml"
+    config.write_text(f"INHERIT: {ROOT / 'mkdocs.yml'}\nnav: [index.md]\nhooks: []\nplugins: []\n")
+    assert built(config, tmp_path / "site").returncode == 0
+    (tmp_path / "docs" / page).write_text("# Page\n\n[There](nowhere.md)\n" if "link" in fault else "# Page\n")
+    done = built(config, tmp_path / "site")
+    assert done.returncode != 0
+    assert fault in done.stderr
+
+
+def built(config, site):
+    """Build the documentation as a developer would; `--quiet` would hide warnings even from --strict."""
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # the theme's notice about its own future
+    command = [SCRIPTS / "mkdocs", "build", "--strict", "--config-file", config, "--site-dir", site]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
