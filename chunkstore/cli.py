@@ -6,17 +6,44 @@ message, without a traceback. Before it: the user's shell; after it: `stages/` a
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 
 from chunkstore import __version__
 from chunkstore.errors import ChunkstoreError
 
+
+class _Commands(typer.core.TyperGroup):
+    """The commands; in their help nothing stands beside a flag, where typer would say <bool>."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Find a command by its name."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _untype_flags(command.get_params(ctx))
+        return command
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Give the options that stand before a command."""
+        return _untype_flags(super().get_params(ctx))
+
+
+def _untype_flags(parameters: Iterable[Any]) -> list[Any]:
+    untyped = list(parameters)
+    for parameter in untyped:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return untyped
+
+
 app = typer.Typer(
     name="chunkstore",
+    cls=_Commands,
     help="Chunked array datasets on Zarr v3, streamed shuffled into PyTorch training.",
     no_args_is_help=True,
     add_completion=False,

@@ -1,6 +1,7 @@
 """The command line as a shell sees it: what is printed where, exit statuses, and how soon."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import chunkstore as cs
+from chunkstore.stages import info
 
 
 def chunkstore(*arguments, **options):
@@ -41,6 +43,13 @@ def test_help_names_the_commands_and_loads_nothing_heavy():
     assert not {"torch", "numba", "zarr", "numcodecs", "obstore", "fsspec", "sklearn", "numpy"} & set(loaded)
 
 
+@pytest.mark.parametrize("arguments", [[], ["demo"], ["info"]])
+def test_help_says_no_type_beside_a_flag(arguments):
+    done = chunkstore(*arguments, "--help")
+    assert "--help" in done.stdout
+    assert "bool" not in done.stdout.lower()
+
+
 def test_help_comes_at_once():
     times = []
     for _ in range(3):
@@ -66,8 +75,33 @@ def test_info_of_the_build_names_what_is_compiled_in():
 def test_info_of_a_dataset_shows_fields_sizes_and_statistics(dataset):
     done = chunkstore("info", dataset, env={"COLUMNS": "120", "PATH": "/usr/bin:/bin"})
     assert done.returncode == 0
-    for told in ("the second", "15 in 2 fragments", "Array('float32', shape=(3,))", "Text()", "lengths", "29"):
+    for told in ("the second", "15 in 2 fragments", "Array float32 (3,)", "Text", "lengths", "29"):
         assert told in done.stdout, done.stdout
+
+
+def test_info_cuts_nothing_off_where_the_terminal_is_narrow(dataset):
+    done = chunkstore("info", dataset, env={"COLUMNS": "30", "PATH": "/usr/bin:/bin"})
+    for told in ("x", "Array float32 (3,)", "values", "29", "note", "lengths"):
+        assert re.search(rf"(?<!\S){re.escape(told)}(?!\S)", done.stdout), done.stdout
+    assert "…" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        (cs.Array("int64"), "Array int64"),
+        (cs.Array("float32", (2, 3), codec="zstd-3"), "Array float32 (2, 3)"),
+        (cs.Ragged("uint16"), "Ragged uint16"),
+        (cs.Ragged("float32", (None, 3)), "Ragged float32 (·, 3)"),
+        (cs.Image("jpeg"), "Image jpeg"),
+        (cs.Image("png", "L"), "Image png L"),
+        (cs.Text(), "Text"),
+        (cs.Bytes("audio/flac"), "Bytes audio/flac"),
+        (cs.Bytes(), "Bytes"),
+    ],
+)
+def test_a_type_is_told_in_a_few_words(field, told):
+    assert info._type(field) == told
 
 
 def test_info_of_an_older_version(dataset):

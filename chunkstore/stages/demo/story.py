@@ -8,12 +8,15 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
+from types import ModuleType
 
 import numba
 import numpy as np
 import torch
+from numba.core.dispatcher import Dispatcher
 
 import chunkstore as cs
+from chunkstore.plan import lanes, permutation
 from chunkstore.stages.demo import data, table, training
 from chunkstore.stages.demo.delivery import check_delivery
 from chunkstore.stages.demo.place import Place
@@ -78,15 +81,18 @@ def write(screen: Screen, place: Place, findings: Findings) -> data.Digits:
         findings.written.append(data.write_tokens(place.url("tokens"), sources, options))
         step.advance(len(sources))
         step.say(f"{', '.join(written.name for written in findings.written)};")
-        step.say(f"each of them plain Zarr v3, on {place.medium}.")
+        step.say(f"each in plain Zarr v3, an open format for arrays; in {place.medium}.")
     return train
 
 
 def compile_order(screen: Screen, place: Place) -> None:
-    """Have Numba compile the shuffle, which it keeps for later runs."""
-    with screen.step("Compiling the shuffle (Numba, the first time only)", "Shuffle ready") as step:
+    """Have Numba compile the shuffle, or load what it kept of an earlier run; say which."""
+    with screen.step("Making the shuffle ready (compiled the first time)", "Shuffle ready") as step:
         next(iter(training.new_loader(place.url("digits"), place.storage_options)))
-        step.say("Compiled to machine code by Numba the first time, and kept.")
+        if _num_compiled(lanes, permutation):
+            step.say("Compiled to machine code by Numba just now, and kept for later runs.")
+        else:
+            step.say("Machine code that Numba compiled in an earlier run, and kept.")
 
 
 def train_and_stop(screen: Screen, place: Place, findings: Findings) -> training.Training:
@@ -107,7 +113,7 @@ def train_and_stop(screen: Screen, place: Place, findings: Findings) -> training
         step.say(f"{STOP_EPOCH} epochs, and {state['consumed']:,} of {len(loader.dataset):,} samples of the next one.")
         accuracy = training.test_accuracy(model, place.url("digits-test"), place.storage_options)
         step.say(f"Accuracy on the test digits so far: {accuracy:.1%}.")
-        step.say(f"Saved: model and optimizer, and the loader's state, {len(state)} values of JSON.")
+        step.say("Saved: model, optimizer, and in a small JSON file where the loader stood.")
     return run
 
 
@@ -182,6 +188,12 @@ def measure_all(screen: Screen, place: Place, findings: Findings) -> None:
             findings.speeds[name] = measure(place.url(name), place.storage_options)
             step.advance()
         step.say("Whole epochs of shuffled batches as tensors, each from a fresh loader.")
+
+
+def _num_compiled(*modules: ModuleType) -> int:
+    """How many versions of the modules' kernels were compiled in this process, not found in Numba's cache."""
+    kernels = [value for module in modules for value in vars(module).values() if isinstance(value, Dispatcher)]
+    return sum(sum(kernel.stats.cache_misses.values()) for kernel in kernels)
 
 
 def _open(place: Place, name: str, *, version: int) -> cs.Dataset:
