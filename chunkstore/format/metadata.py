@@ -19,6 +19,9 @@ from chunkstore.format.codecs import ChunkCodecs, Compressor
 from chunkstore.format.documents import Json, Node, to_bytes
 
 DATA_TYPES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
+_MEMBERS = set(
+    "zarr_format node_type shape data_type chunk_grid chunk_key_encoding fill_value codecs attributes dimension_names".split()
+)
 MAX_LENGTH = 1 << 62
 MAX_CHUNK_NBYTES = (1 << 31) - 64
 """Blosc frames end below 2 GiB; nothing larger is written, or allocated for what claims to be a chunk."""
@@ -117,6 +120,7 @@ class ArrayMetadata:
             InvalidDataset: it is damaged or contradicts itself.
             UnsupportedFormat: it is Zarr, but not as this format writes it.
         """
+        _refuse_extensions(node)
         node.member("zarr_format").choice(3)
         node.member("node_type").choice("array")
         shape = node.member("shape").integers(0, MAX_LENGTH)
@@ -136,6 +140,8 @@ class ArrayMetadata:
         if not shape:
             node.fail("an array without dimensions holds no samples")
         inner = codecs_from_json(configuration.member("codecs"))
+        if np.dtype(dtype).itemsize > 1 and "configuration" not in configuration.member("codecs").items()[0]:
+            configuration.fail("the 'bytes' codec does not say the byte order of its values")
         if not inner.crc32c and (inner.compressor is not None or len(shape) > 1):
             configuration.fail("chunks without crc32c, which nothing else would check")
         metadata = cls(shape, dtype, chunk_shape, shard_shape, inner, names)
@@ -184,6 +190,15 @@ def codecs_to_json(codecs: ChunkCodecs, dtype: np.dtype[Any]) -> list[Json]:
     if codecs.crc32c:
         chain.append({"name": "crc32c"})
     return chain
+
+
+def _refuse_extensions(node: Node) -> None:
+    """Zarr allows members it does not name; one that must be understood could change what the bytes mean."""
+    for key, member in node.members():
+        if key in _MEMBERS or (key == "storage_transformers" and member.value == []):
+            continue
+        if not (isinstance(member.value, dict) and member.value.get("must_understand") is False):
+            raise UnsupportedFormat(f"{member.where}: an extension that this release does not know: upgrade chunkstore")
 
 
 def codecs_from_json(node: Node) -> ChunkCodecs:

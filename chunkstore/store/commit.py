@@ -110,6 +110,21 @@ def read_uuid(store: Store) -> str:
     return node.member("attributes").member("chunkstore").member("uuid").string("[0-9a-f]{32}")
 
 
+def check_message(message: str) -> str:
+    """The message, if a version can hold it.
+
+    Raises:
+        ValueError: it is no string, or one that UTF-8 cannot hold.
+    """
+    if not isinstance(message, str):
+        raise ValueError(f"message={message!r}: a string is needed, to be kept in the version")
+    try:
+        message.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"message={message!r}: not text that UTF-8 can hold: {error}") from None
+    return message
+
+
 def commit_fragments(
     store: Store,
     dataset: str,
@@ -183,6 +198,7 @@ def commit(store: Store, next_version: Callable[[Version | None], Version], *, c
 def _put(store: Store, version: Version) -> bool:
     """Put a version document; whether it is there and ours, however unclear the store's answer was."""
     key, data = version_key(version.number), seal(version.to_json())
+    _parse(store, version.number, data)  # what could not be read again must not become the latest version
     failure, clear = None, True
     for _ in range(3):
         try:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 
 import chunkstore as cs
-from chunkstore.errors import DatasetNotFound, InvalidDataset, SchemaError, StoreError
+from chunkstore.errors import CommitConflict, DatasetNotFound, InvalidDataset, SchemaError, StoreError
 from chunkstore.format.documents import seal
-from chunkstore.format.versions import LATEST_KEY, version_key
-from chunkstore.store.commit import MAX_STEPS, commit_fragments, find_latest, read_version
+from chunkstore.format.versions import LATEST_KEY, Fragment, Part, Version, version_key
+from chunkstore.store.commit import MAX_STEPS, commit, commit_fragments, find_latest, read_version
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
 
@@ -260,6 +261,49 @@ def test_an_append_with_another_schema_is_refused(local: Any) -> None:
     other = cs.Schema({"x": cs.Array("int32")})
     with pytest.raises(SchemaError, match="another schema"):
         commit_fragments(store, cs.open(local.url).uuid, other, (), {"x": {}}, message="", create=False)
+
+
+def test_an_append_to_a_dataset_that_was_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
+    begun = cs.create(tmp_path / "ds", SCHEMA)
+    begun.close()
+    writer = cs.append(tmp_path / "ds")
+    writer.write({"x": 1})
+    (tmp_path / "ds").rename(tmp_path / "old")
+    with cs.create(tmp_path / "ds", SCHEMA) as other:
+        other.write({"x": 7})
+    with pytest.raises(CommitConflict, match="took the place"):
+        writer.close()
+    assert cs.open(tmp_path / "ds")["x"][:].tolist() == [7]
+
+
+def test_a_fragment_that_gc_has_condemned_cannot_be_committed(local: Any) -> None:
+    store = begin(local)
+    fragment = Fragment("f" * 32, 0, 1, 1, (Part(f"fragments/{'f' * 32}/0", ("x",), 8, 8, 8, 0),))
+    given_up = (fragment.id,)
+
+    def condemn(parent: Version | None) -> Version:
+        assert parent is not None
+        return replace(parent, number=parent.number + 1, parent=parent.number, condemned_fragments=given_up)
+
+    commit(store, condemn, create=False)
+    latest = read_version(store)
+    statistics = {"x": {"values": cs.Statistics()}}
+    with pytest.raises(CommitConflict, match="condemned"):
+        commit_fragments(store, latest.dataset, latest.schema, (fragment,), statistics, message="", create=False)
+    assert commit_nothing(store) == 3
+    assert read_version(store).condemned_fragments == given_up
+
+
+def test_a_version_that_could_not_be_read_again_is_not_committed(local: Any) -> None:
+    store = begin(local)
+
+    def spoil(parent: Version | None) -> Version:
+        assert parent is not None
+        return replace(parent, number=parent.number + 1, parent=parent.number, time="yesterday")
+
+    with pytest.raises(InvalidDataset, match="time"):
+        commit(store, spoil, create=False)
+    assert cs.open(local.url).version == 1
 
 
 def test_the_document_holds_no_nan_and_sample_ids_go_up(tmp_path: Path) -> None:
