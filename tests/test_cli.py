@@ -110,6 +110,44 @@ def test_info_of_an_older_version(dataset):
     assert "the first" in done.stdout
 
 
+def test_versions_are_listed_tagged_compared_and_gone_back_to(tmp_path):
+    wide = {"COLUMNS": "120", "PATH": "/usr/bin:/bin"}
+    folder = tmp_path / "data"
+    with cs.create(folder, {"x": cs.Array("int64")}, message="the [bold]first") as writer:
+        writer.write_batch({"x": np.arange(1500)})
+    with cs.append(folder, message="the second") as writer:
+        writer.write_batch({"x": np.arange(7)})
+    assert chunkstore("tag", folder, "v1", "--version", 1).stdout == "v1 is version 1\n"
+    assert chunkstore("tag", folder, "best").stdout == "best is version 2\n"
+    done = chunkstore("rollback", folder, 1, "--message", "no, the first")
+    assert (done.returncode, done.stdout) == (0, "version 3 has the contents of version 1\n")
+    lines = chunkstore("versions", folder, env=wide).stdout.splitlines()
+    rows = [line.split() for line in lines if line.strip() and line.split()[0].isdecimal()]
+    assert [(row[0], row[1], row[4]) for row in rows] == [("1", "–", "1,500"), ("2", "1", "1,507"), ("3", "2", "1,500")]
+    assert [" ".join(row[5:]) for row in rows] == ["v1 the [bold]first", "best the second", "no, the first"]
+    told = chunkstore("versions", folder, "--diff", 3, 2, env=wide).stdout
+    assert re.search(r"samples +7 +0", told)
+    assert cs.open(folder, version=2).version_document.fragments[1].id in told
+    assert "1,500 → 1,507" in told
+    told = chunkstore("versions", folder, "--diff", 1, 3, env=wide).stdout
+    assert told == "versions 1 and 3 have the same samples, fields and statistics\n"
+
+
+def test_errors_of_history_are_one_message_and_status_1(dataset, tmp_path):
+    chunkstore("tag", dataset, "once", "--version", 1)
+    for arguments, error in (
+        (["tag", dataset, "once"], "CommitConflict: "),
+        (["tag", dataset, "more", "--version", 9], "DatasetNotFound: "),
+        (["rollback", dataset, 9], "DatasetNotFound: "),
+        (["versions", tmp_path / "nothing"], "DatasetNotFound: "),
+        (["versions", dataset, "--diff", 1, 9], "DatasetNotFound: "),
+    ):
+        done = chunkstore(*arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(error)
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_errors_of_the_package_are_one_message_and_status_1(tmp_path):
     done = chunkstore("info", tmp_path / "nothing")
     assert done.returncode == 1
@@ -119,7 +157,15 @@ def test_errors_of_the_package_are_one_message_and_status_1(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["info"], ["info", "x", "--build"], ["demo", "--s3", "--folder", "x"], ["nonsense"]]
+    "arguments",
+    [
+        ["info"],
+        ["info", "x", "--build"],
+        ["demo", "--s3", "--folder", "x"],
+        ["nonsense"],
+        ["tag", "x", "../y"],
+        ["rollback", "x", "first"],
+    ],
 )
 def test_wrong_usage_is_status_2(arguments):
     done = chunkstore(*arguments)
