@@ -244,6 +244,8 @@ class FieldView:
         return len(self._dataset)
 
     def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            raise IndexError(f"field {self.name!r} has samples, not fields: {key!r}")
         return self._dataset[key][self.name]
 
     def __repr__(self) -> str:

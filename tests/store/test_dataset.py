@@ -111,6 +111,12 @@ def test_what_is_not_there_is_an_index_error(ds: cs.Dataset, key: Any) -> None:
         ds[key]
 
 
+def test_a_field_has_no_fields(ds: cs.Dataset) -> None:
+    name = next(iter(ds.schema))
+    with pytest.raises(IndexError, match="samples, not fields"):
+        ds[name][name]
+
+
 def test_fields_and_views(ds: cs.Dataset) -> None:
     view = ds.select("text", "label")
     assert (list(view.schema), len(view), list(view[3])) == (["text", "label"], N, ["text", "label"])
