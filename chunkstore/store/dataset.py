@@ -7,7 +7,7 @@ another Dataset over the same opened parts. Stands on `part.py`, which reads, an
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -27,6 +27,7 @@ CACHE_NBYTES = 64 << 20
 """Decoded chunks kept for reads that want another part of them."""
 
 Url = str | os.PathLike[str]
+Verify = Literal["first", "always", "never"]
 
 
 def open(
@@ -35,7 +36,7 @@ def open(
     version: int | None = None,
     tag: str | None = None,
     decode: bool = True,
-    verify: bool = True,
+    verify: Verify = "first",
     storage_options: Mapping[str, Any] | None = None,
     filesystem: Any = None,
 ) -> "Dataset":
@@ -46,7 +47,8 @@ def open(
         version: Its number; the latest if None.
         tag: Name of the version instead, as `chunkstore.tag` gave it.
         decode: Whether images come decoded, or as the bytes that are stored.
-        verify: Whether checksums of data are compared; metadata's always are.
+        verify: When checksums of data are compared: "always", "never", or "first": at least when this process first reads them
+            (this release compares every time). Those of metadata always are.
         storage_options: For the store, under obstore's names or s3fs's.
         filesystem: An fsspec filesystem to read through instead; `url` is then a path in it.
 
@@ -76,12 +78,14 @@ class Dataset:
         *,
         schema: Schema | None = None,
         decode: bool = True,
-        verify: bool = True,
+        verify: Verify = "first",
         parts: "_Parts | None" = None,
     ) -> None:
         self._store = store
         self._version = version
         self._decode = decode
+        if verify not in get_args(Verify):
+            raise ValueError(f"verify={verify!r}: one of {', '.join(map(repr, get_args(Verify)))}")
         self._verify = verify
         self.schema = schema or version.schema
         self._parts = parts or _Parts(store, version)
@@ -197,7 +201,9 @@ class Dataset:
         columns = {}
         for name in names:
             field = self.schema[name]
-            read = [self._parts.of(f, name).read(name, field, rows, verify=self._verify) for f, rows in pieces]
+            read = [
+                self._parts.of(f, name).read(name, field, rows, verify=self._verify != "never") for f, rows in pieces
+            ]
             columns[name] = _concatenated(field, read)
         return columns
 
@@ -298,7 +304,7 @@ class _Parts:
         return opened
 
 
-def _reopened(store: Store, number: int, names: tuple[str, ...], decode: bool, verify: bool) -> Dataset:
+def _reopened(store: Store, number: int, names: tuple[str, ...], decode: bool, verify: Verify) -> Dataset:
     dataset = Dataset(store, read_version(store, number), decode=decode, verify=verify)
     return dataset if names == tuple(dataset.schema) else dataset.select(*names)
 

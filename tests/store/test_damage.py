@@ -168,16 +168,16 @@ def test_damage_on_the_way_is_mended_by_asking_again(
 def test_without_verifying_only_the_checks_of_data_are_left_out(part: Path, tmp_path: Path) -> None:
     flip(part / "plain" / "c" / "0" / "0", 100)
     flip(part / "blob" / "values" / "c" / "0", sum(map(len, BLOBS[:49])))
-    ds = cs.open(tmp_path / "ds", verify=False)
+    ds = cs.open(tmp_path / "ds", verify="never")
     wrong = ds["plain"][100:] != NUMBERS
     assert wrong.sum() == 1
     assert sum(a != b for a, b in zip(ds["blob"][100:], BLOBS, strict=True)) == 1
     flip(part / "plain" / "c" / "0" / "0", -1)
     with pytest.raises(InvalidDataset):
-        cs.open(tmp_path / "ds", verify=False)["plain"][100:]
+        cs.open(tmp_path / "ds", verify="never")["plain"][100:]
     flip(part / "zarr.json", 50)
     with pytest.raises(InvalidDataset):
-        cs.open(tmp_path / "ds", verify=False)["blob"][100:]
+        cs.open(tmp_path / "ds", verify="never")["blob"][100:]
 
 
 def test_every_flipped_byte_of_a_small_dataset_is_found_or_harmless(tmp_path: Path) -> None:
@@ -201,6 +201,14 @@ def test_every_flipped_byte_of_a_small_dataset_is_found_or_harmless(tmp_path: Pa
                 needed += 1
             path.write_bytes(data)
     assert needed > 200
+
+
+def test_verify_is_one_of_three_words(tmp_path: Path) -> None:
+    cs.create(tmp_path / "ds", {"x": cs.Array("int8")}).close()
+    for word in ("first", "always", "never"):
+        assert len(cs.open(tmp_path / "ds", verify=word)) == 0  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="verify=False"):
+        cs.open(tmp_path / "ds", verify=False)  # type: ignore[arg-type]
 
 
 def test_an_image_whose_pixels_do_not_decode_is_told(tmp_path: Path) -> None:
