@@ -6,6 +6,7 @@ is a `SampleError` naming field and sample; nothing is converted that would chan
 it: `fields.py`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,7 +51,11 @@ def join_values(field: Field, values: Sequence[Value]) -> Column:
         return np.stack(arrays) if len(arrays) != 1 else arrays[0][None]
     if isinstance(field, Ragged):
         flat = [array.reshape(-1) for array in arrays]
-        joined = flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, stored_dtype(field)), *flat])
+        joined = (
+            np.ascontiguousarray(flat[0])
+            if len(flat) == 1
+            else np.concatenate([np.empty(0, stored_dtype(field)), *flat])
+        )
         shapes = (
             np.array([a.shape for a in arrays], np.int64).reshape(-1, len(field.shape)) if has_shapes(field) else None
         )
@@ -73,14 +78,15 @@ def encode_column(name: str, field: Field, values: Any, first: int) -> Column:
     """
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
         raise SampleError(f"field {name!r}: a sequence with one value a sample is needed, not {_kind(values)}")
+    if isinstance(values, RaggedBatch):
+        return _ragged_column(name, field, values, first)
     if isinstance(field, Array) and (column := _whole_column(name, field, values, first)) is not None:
         return column
-    if isinstance(field, Ragged) and isinstance(values, RaggedBatch) and len(field.shape) == 1:
-        values = RaggedBatch(_numbers_or_fail(name, field, values.values, first), values.offsets)
-        offsets = np.asarray(values.offsets, np.int64)
-        if offsets[0] == 0 and offsets[-1] == len(values.values) and (np.diff(offsets) >= 0).all():
-            return RaggedColumn(values.values, offsets)
     encoded = [encode_value(name, field, value, first + i) for i, value in enumerate(values)]
+    if len(encoded) != len(values):
+        raise SampleError(
+            f"field {name!r}: {_kind(values)} says it has {len(values)} samples, and gives {len(encoded)}"
+        )
     if not encoded and isinstance(field, Array):
         return np.empty((0, *field.shape), stored_dtype(field))
     return join_values(field, encoded)
@@ -90,7 +96,7 @@ def column_length(values: Any) -> int | None:
     """How many samples a column given by a user has; None where it has no length."""
     try:
         return len(values)
-    except TypeError:
+    except (TypeError, ValueError):  # ValueError: the offsets of a `RaggedBatch` are empty
         return None
 
 
@@ -110,6 +116,74 @@ def _whole_column(name: str, field: Array, values: Any, first: int) -> npt.NDArr
             return None
         raise SampleError(
             f"field {name!r}, {_samples(first, len(array))}: shape {array.shape[1:]} a sample, the schema says {field.shape}"
+        )
+    return array
+
+
+def _ragged_column(name: str, field: Field, batch: RaggedBatch, first: int) -> RaggedColumn:
+    """The column of a `RaggedBatch`, whose parts are the user's: sliced only once they are known to agree."""
+    try:
+        if not isinstance(field, Ragged):
+            raise ValueError(f"a RaggedBatch where the schema says {field!r}; give list(batch)")
+        offsets = _batch_integers("offsets", batch.offsets, 1)
+        values = _numbers(field, batch.values)
+        bounds = _checked_bounds(offsets, values.shape[0] if values.ndim else 0, first)
+        shapes = _batch_shapes(field, values, np.diff(bounds), batch.shapes)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SampleError(f"field {name!r}, {_samples(first, column_length(batch))}: {error}") from error
+    width = math.prod(values.shape[1:])
+    kept = np.ascontiguousarray(values[int(bounds[0]) : int(bounds[-1])]).reshape(-1)
+    return RaggedColumn(kept, (bounds - bounds[0]) * width, shapes)
+
+
+def _checked_bounds(offsets: npt.NDArray[Any], num_values: int, first: int) -> npt.NDArray[np.int64]:
+    if len(offsets) == 0:
+        raise ValueError("offsets of a RaggedBatch are empty; they have one more entry than there are samples")
+    if offsets[0] < 0 or int(offsets[-1]) > num_values:
+        raise ValueError(f"offsets go from {offsets[0]} to {offsets[-1]}, and there are {num_values} values")
+    if len(falling := np.flatnonzero(offsets[1:] < offsets[:-1])):  # no difference is taken: unsigned ones would wrap
+        i = int(falling[0])
+        raise ValueError(f"offsets must ascend; sample {first + i} goes from {offsets[i]} to {offsets[i + 1]}")
+    return offsets.astype(np.int64)
+
+
+def _batch_shapes(
+    field: Ragged, values: npt.NDArray[Any], lengths: npt.NDArray[np.int64], given: Any
+) -> npt.NDArray[np.int64] | None:
+    """The shapes to be stored with a batch's samples, once values, lengths and shapes are known to agree."""
+    if given is None:
+        fixed = field.shape[1:]
+        if None in fixed or field.shape[0] is not None:
+            raise ValueError(f"samples of shape {field.shape} need the shapes of their RaggedBatch")
+        if values.shape[1:] != fixed or values.ndim == 0:
+            raise ValueError(f"values of shape {values.shape}, the schema says {field.shape}")
+        rows = [lengths, *(np.full(len(lengths), n) for n in fixed)]
+        return np.stack(rows, axis=1).astype(np.int64) if fixed else None
+    shapes = _batch_integers("shapes", given, 2)
+    if values.ndim != 1 or shapes.shape != (len(lengths), len(field.shape)):
+        raise ValueError(
+            f"values of shape {values.shape} with shapes of {shapes.shape}; 1-D values and shapes of"
+            f" {(len(lengths), len(field.shape))} are needed"
+        )
+    # In float64 nothing wraps, and products that equal a length are exact.
+    fits = (shapes >= 0).all(axis=1) & (np.prod(shapes.astype(np.float64), axis=1) == lengths)
+    for axis, n in enumerate(field.shape):
+        fits &= n is None or shapes[:, axis] == n
+    if not fits.all():
+        i = int(np.flatnonzero(~fits)[0])
+        raise ValueError(
+            f"shape {tuple(shapes[i].tolist())} for {lengths[i]} values (entry {i}), the schema says {field.shape}"
+        )
+    return shapes.astype(np.int64) if len(field.shape) > 1 else None
+
+
+def _batch_integers(what: str, given: Any, rank: int) -> npt.NDArray[Any]:
+    array = np.asarray(_from_torch(given) if hasattr(given, "detach") else given)
+    if array.dtype.kind not in "iu" or array.ndim != rank:
+        if array.size == 0 and array.ndim == rank and not _has_dtype(given):  # [], which has no dtype
+            return array.astype(np.int64)
+        raise ValueError(
+            f"{what} of a RaggedBatch are integers in {rank} dimension(s), not {array.dtype} of shape {array.shape}"
         )
     return array
 
@@ -242,7 +316,7 @@ def _offsets(lengths: Sequence[int]) -> npt.NDArray[np.int64]:
 
 
 def _samples(first: int, count: int | None) -> str:
-    return f"samples {first}–{first + count - 1}" if count else f"sample {first}"
+    return f"samples {first}–{first + count - 1}" if count and count > 1 else f"sample {first}"
 
 
 def _kind(value: Any) -> str:

@@ -199,3 +199,115 @@ def test_columns_of_tensors_and_ragged_batches_are_taken() -> None:
 @pytest.mark.parametrize("field", [cs.Array("f4", (2, 3)), cs.Array("i8"), cs.Ragged("i8", (None, None)), cs.Text()])
 def test_no_samples_are_a_column_too(field: Any) -> None:
     assert len(encode_column("x", field, [], 0)) == 0
+
+
+RAGGED = {1: cs.Ragged("uint16"), 2: cs.Ragged("float32", (None, 3)), "many": cs.Ragged("int64", (None, 2, None))}
+LINE, ROWS = np.arange(12, dtype="u2"), np.arange(18, dtype="f4").reshape(6, 3)
+CUBES, SHAPES = np.arange(12), np.array([[1, 2, 3], [3, 2, 1]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "offsets", "shapes", "reason"),
+    [
+        (1, LINE, [0, 3, 13], None, "from 0 to 13, and there are 12 values"),
+        (1, LINE, [-1, 3, 6], None, "from -1 to 6"),
+        (1, LINE, [0, 5, 3, 6], None, "sample 11 goes from 5 to 3"),
+        (1, LINE, np.array([0, 5, 3, 6], "u8"), None, "sample 11 goes from 5 to 3"),
+        (1, LINE, [0, 5, 3, -1], None, "must ascend"),
+        (1, LINE, np.array([0, 2**63], "u8"), None, "there are 12 values"),
+        (1, LINE, [0.0, 6.0], None, "integers in 1"),
+        (1, LINE, [False, True], None, "integers in 1"),
+        (1, LINE, [[0, 1], [1, 2]], None, "integers in 1"),
+        (1, LINE, [], None, "empty"),
+        (1, LINE, ["a", "b"], None, "integers in 1"),
+        (1, LINE.reshape(6, 2), [0, 6], None, r"values of shape \(6, 2\)"),
+        (1, np.uint16(3), [0, 0], None, r"values of shape \(\)"),
+        (1, LINE.astype("i8"), [0, 6], None, "dtype int64"),
+        (2, LINE.astype("f4"), [0, 6], None, r"values of shape \(12,\)"),
+        (2, ROWS[:, :2], [0, 6], None, r"values of shape \(6, 2\)"),
+        (2, ROWS, [0, 7], None, "there are 6 values"),
+        (2, ROWS.ravel(), [0, 6], [[2, 2]], "for 6 values"),
+        (2, ROWS.ravel(), [0, 6], [[3, 2]], "for 6 values"),
+        ("many", CUBES, [0, 6, 12], None, "need the shapes"),
+        ("many", CUBES, [0, 6, 12], [[1, 2, 3], [3, 2, 2]], r"shape \(3, 2, 2\) for 6 values"),
+        ("many", CUBES, [0, 6, 12], [[1, 2, 3], [2, 3, 1]], r"shape \(2, 3, 1\) for 6 values"),
+        ("many", CUBES, [0, 6, 12], [[1, 2, 3], [-3, 2, -1]], r"shape \(-3, 2, -1\)"),
+        ("many", CUBES, [0, 0], [[1 << 32, 2, 1 << 31]], "for 0 values"),
+        ("many", CUBES, [0, 6, 12], [[1, 2, 3]], "are needed"),
+        ("many", CUBES, [0, 6, 12], np.array(SHAPES, float), "integers in 2"),
+        ("many", CUBES, [0, 6, 13], SHAPES, "there are 12 values"),
+        ("many", CUBES.reshape(2, 6), [0, 1, 2], SHAPES, "1-D values"),
+    ],
+)  # fmt: skip
+def test_a_ragged_batch_whose_parts_disagree_is_refused(
+    kind: Any, values: Any, offsets: Any, shapes: Any, reason: str
+) -> None:
+    batch = cs.RaggedBatch(values, np.asarray(offsets) if len(offsets) else offsets, shapes)
+    with pytest.raises(SampleError, match=r"field 'x', samples? 10(–\d+)?: .*" + reason):
+        encode_column("x", RAGGED[kind], batch, 10)
+
+
+@pytest.mark.parametrize("field", [cs.Array("uint16", (6,)), cs.Text(), cs.Bytes(), cs.Image("png")])
+def test_a_ragged_batch_is_for_ragged_fields(field: Any) -> None:
+    with pytest.raises(SampleError, match="field 'x', samples 3–4: a RaggedBatch where"):
+        encode_column("x", field, cs.RaggedBatch(LINE, np.array([0, 6, 12])), 3)
+
+
+@pytest.mark.parametrize("make", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize("start", [0, 2])
+def test_a_ragged_batch_is_written_however_it_lies_in_memory(tmp_path: Path, make: Any, start: int) -> None:
+    line, cubes = np.arange(24, dtype="i8")[::2], np.arange(24, dtype="i8")[::2]
+    rows = np.arange(36, dtype="f4").reshape(3, 12).T[::1]
+    schema = {"line": cs.Ragged("int64"), "rows": RAGGED[2], "cubes": RAGGED["many"], "flat": RAGGED[2]}
+    offsets = np.array([start, start + 6, start + 10])
+    shapes = np.array([[1, 2, 3], [2, 2, 1]])
+    with cs.create(tmp_path / "ds", schema) as writer:
+        for _ in range(2):
+            writer.write_batch(
+                {
+                    "line": cs.RaggedBatch(make(line), make(offsets)),
+                    "rows": cs.RaggedBatch(make(rows), make(offsets)),
+                    "cubes": cs.RaggedBatch(make(cubes), make(offsets), make(shapes)),
+                    "flat": cs.RaggedBatch(make(rows.ravel()), make([0, 6, 9]), make([[2, 3], [1, 3]])),
+                }
+            )
+        writer.write_batch({name: [np.zeros((1, 2, 3)[: len(f.shape)], f.dtype)] for name, f in schema.items()} | {
+            "rows": [rows[::2]], "line": [line[::3]], "flat": [rows[:2]]})  # fmt: skip
+    shown = cs.open(tmp_path / "ds")[:]
+    for i in range(4):
+        here = slice(offsets[i % 2], offsets[i % 2 + 1])
+        assert np.array_equal(shown["line"][i], line[here])
+        assert np.array_equal(shown["rows"][i], rows[here])
+        assert np.array_equal(shown["cubes"][i], cubes[here].reshape(shapes[i % 2]))
+        assert np.array_equal(shown["flat"][i], (rows[:2], rows[2:3])[i % 2])
+    assert np.array_equal(shown["rows"][4], rows[::2])
+    assert np.array_equal(shown["line"][4], line[::3])
+
+
+def test_a_ragged_batch_of_no_samples_or_no_values_is_taken() -> None:
+    assert len(encode_column("x", RAGGED[1], cs.RaggedBatch([], [0]), 0)) == 0
+    assert len(encode_column("x", RAGGED[2], cs.RaggedBatch(ROWS[:0], [0, 0, 0]), 0)) == 2
+    assert len(encode_column("x", RAGGED["many"], cs.RaggedBatch(CUBES, [4, 4], [[9, 2, 0]]), 0)) == 1
+
+
+def test_a_refused_ragged_batch_leaves_the_writer_usable(tmp_path: Path) -> None:
+    with cs.create(tmp_path / "ds", {"x": cs.Ragged("uint16")}) as writer:
+        for offsets in ([0, 13], np.array(3), []):
+            with pytest.raises(SampleError):
+                writer.write_batch({"x": cs.RaggedBatch(LINE, offsets)})
+        writer.write_batch({"x": cs.RaggedBatch(LINE, [3, 5])})
+    assert cs.open(tmp_path / "ds")[0]["x"].tolist() == [3, 4]
+
+
+def test_one_sample_of_a_column_is_not_called_a_range() -> None:
+    with pytest.raises(SampleError, match="field 'x', sample 4: "):
+        encode_column("x", cs.Array("float32", (2,)), np.zeros((1, 2)), 4)
+
+
+def test_a_column_that_gives_fewer_samples_than_it_says_is_refused() -> None:
+    class Short(list[str]):
+        def __len__(self) -> int:
+            return 3
+
+    with pytest.raises(SampleError, match="says it has 3 samples, and gives 1"):
+        encode_column("x", cs.Text(), Short(["a"]), 0)
