@@ -14,7 +14,7 @@ from typing import Any
 from chunkstore.errors import CommitConflict, DatasetNotFound, MissingObject, VersionExpired
 from chunkstore.format.diff import VersionDiff, diff_versions
 from chunkstore.format.versions import Version, version_key
-from chunkstore.store.commit import commit, new_id, now, read_latest, read_version
+from chunkstore.store.commit import check_message, commit, new_id, now, read_latest, read_version
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
 from chunkstore.store.tags import NUM_THREADS, Url, read_tags
@@ -128,7 +128,9 @@ def rollback(
         VersionExpired: `gc` has given up the version, or samples of it.
         ReadOnlyStore: the store cannot commit safely.
         StoreError: the store failed; the message says whether the commit may have been taken.
+        ValueError: the message is no text.
     """
+    check_message(message)
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
     return roll_back(store, read_version(store, number), message or f"rolled back to version {number}").number
 

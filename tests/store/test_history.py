@@ -381,6 +381,14 @@ def test_a_rollback_has_the_contents_of_the_old_version_and_can_be_rolled_back(l
     assert [(c.field, c.kind, c.old.count, c.new.count) for c in found.statistics_changed] == [("x", "values", 1, 4)]
 
 
+@pytest.mark.parametrize("message", [None, 3, "\ud800"])
+def test_a_message_that_cannot_be_kept_is_refused(local: Any, message: Any) -> None:
+    begin(local)
+    with pytest.raises(ValueError, match="message="):
+        cs.rollback(local.url, 1, message=message)
+    assert cs.open(local.url).version == 1
+
+
 def test_sample_ids_are_never_used_again_after_a_rollback(location: Any) -> None:
     begin(location, [1, 2], [3])
     cs.rollback(location.url, 1, **options(location))
