@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from chunkstore.store.history import versions as versions
     from chunkstore.store.present import RaggedBatch as RaggedBatch
     from chunkstore.store.tags import tag as tag
+    from chunkstore.store.verify import verify as verify
     from chunkstore.store.writer import Writer as Writer
     from chunkstore.store.writer import append as append
     from chunkstore.store.writer import create as create
@@ -64,6 +65,7 @@ _HOMES = {
     "store.dataset": ("Dataset", "FieldView", "open"),
     "store.history": ("VersionInfo", "diff", "rollback", "versions"),
     "store.tags": ("tag",),
+    "store.verify": ("verify",),
     "loader.loader": ("Loader",),
     "errors": (
         "ChunkstoreError",
@@ -127,6 +129,7 @@ __all__ = [
     "rollback",
     "tag",
     "torch",
+    "verify",
     "versions",
 ]
 __version__ = "0.1.0"

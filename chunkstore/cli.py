@@ -175,6 +175,23 @@ def rollback(
     typer.echo(f"version {committed} has the contents of version {number}")
 
 
+@app.command()
+def verify(
+    url: _Dataset,
+    *,
+    version: Annotated[int | None, typer.Option(help="Number of the version; the latest by default.")] = None,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Also decode every chunk and check every sample, for what a faulty writer stored."),
+    ] = False,
+) -> None:
+    """Check every object of a version and list all damage; the exit status is 1 where there is any."""
+    from chunkstore.stages import verify as stage
+
+    if not stage.show_damage(Console(highlight=False), url, version=version, deep=deep):
+        raise typer.Exit(1)
+
+
 def _say_error(error: ChunkstoreError) -> None:
     console = Console(stderr=True, highlight=False)
     console.print(f"{type(error).__name__}: {error}", markup=False, soft_wrap=True)

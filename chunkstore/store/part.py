@@ -7,6 +7,7 @@ served.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from chunkstore.store.interface import Store
 from chunkstore.store.present import empty_column
 
 MAX_METADATA_NBYTES = 64 << 20
+TO_DO = "restore the object; `chunkstore verify` lists all damage"
+FOR_SAMPLES = "Restore the object, or append the samples again; `chunkstore verify` lists all damage."
 
 
 class OpenPart:
@@ -38,22 +41,35 @@ class OpenPart:
         schema: The dataset's.
         position: Index in the version of the fragment's first sample, for messages.
         cache: For chunks wanted in pieces.
+        documents: The part's object list and metadata, where they have been read already.
     """
 
     def __init__(
-        self, store: Store, fragment: Fragment, part: Part, schema: Schema, position: int, cache: ChunkCache
+        self,
+        store: Store,
+        fragment: Fragment,
+        part: Part,
+        schema: Schema,
+        position: int,
+        cache: ChunkCache,
+        *,
+        documents: "Documents | None" = None,
     ) -> None:
         self._store = store
         self._part = part
         self._position = position
         self._num_samples = fragment.samples
-        objects = self._read_objects()
-        metadata = self._read_metadata(objects)
+        objects, metadata = documents or read_documents(store, part)
         self._arrays: dict[str, StoredArray] = {}
         for name in part.fields:
             if name in schema:
                 for path, expected in self._expected_arrays(name, schema[name], metadata).items():
                     self._arrays[path] = self._open_array(path, metadata[path], expected, objects, cache)
+
+    @property
+    def arrays(self) -> Mapping[str, StoredArray]:
+        """The arrays of the fields, by their path in the part."""
+        return self._arrays
 
     def read(self, name: str, field: Field, intervals: Intervals, *, verify: bool = True) -> Column:
         """The samples of `intervals` (rows of the fragment, sorted, none twice) of one field.
@@ -83,7 +99,7 @@ class OpenPart:
     def _read_ragged(self, name: str, field: Field, intervals: Intervals, *, verify: bool) -> RaggedColumn:
         values = self._arrays[f"{name}/values"]
         spans = self._read_rows(name, f"{name}/spans", intervals, verify=verify)
-        offsets = self._check_spans(name, spans, values.metadata.shape[0])
+        offsets = self.check_spans(name, spans, values.metadata.shape[0])
         wanted = spans[spans[:, 1] > spans[:, 0]].astype(np.int64)
         joined = _join_adjacent(wanted)
         try:
@@ -96,7 +112,7 @@ class OpenPart:
         shapes = None
         if has_shapes(field) and isinstance(field, Ragged):
             shapes = self._read_rows(name, f"{name}/shape", intervals, verify=verify).astype(np.int64, copy=False)
-            self._check_shapes(name, field, shapes, np.diff(offsets))
+            self.check_shapes(name, field, shapes, np.diff(offsets))
         return RaggedColumn(data, offsets, shapes)
 
     def _verify_samples(
@@ -119,20 +135,21 @@ class OpenPart:
                 raise CorruptSample(
                     f"crc32c mismatch in {self._store.url}/{self._part.path}/{name}/values/{values.metadata.shard_key(shard)}, "
                     f"values {spans[i, 0]}–{spans[i, 1]} (field {name!r}, sample {sample}): stored {expected:08x}, computed "
-                    f"{computed:08x}. Restore the object, or append the samples again."
+                    f"{computed:08x}. {FOR_SAMPLES}"
                 )
             data[offsets[i] : offsets[i + 1]] = again
 
     def _told(self, damage: DamagedRows, name: str, start: int, stop: int) -> str:
         where = f"{damage.where} (field {name!r}, {self._samples(start, stop)})"
-        return f"{damage.reason} in {where}. Restore the object, or append the samples again."
+        return f"{damage.reason} in {where}. {FOR_SAMPLES}"
 
     def _samples(self, start: int, stop: int) -> str:
         """Rows of the fragment as a user counts: by the version's samples."""
         first, last = self._position + start, self._position + stop - 1
         return f"sample {first}" if first == last else f"samples {first}–{last}"
 
-    def _check_spans(self, name: str, spans: npt.NDArray[Any], num_values: int) -> npt.NDArray[np.int64]:
+    def check_spans(self, name: str, spans: npt.NDArray[Any], num_values: int) -> npt.NDArray[np.int64]:
+        """Offsets of the samples whose spans these are, or InvalidDataset."""
         ordered = (spans[:, 0] <= spans[:, 1]).all() and (spans[1:, 0] >= spans[:-1, 1]).all()
         if len(spans) and not (ordered and spans[0, 0] >= 0 and spans[-1, 1] <= num_values):
             raise InvalidDataset(f"{self._store.url}/{self._part.path}/{name}/spans: spans overlap or leave the values")
@@ -140,9 +157,10 @@ class OpenPart:
         np.cumsum(spans[:, 1] - spans[:, 0], out=offsets[1:])
         return offsets
 
-    def _check_shapes(
+    def check_shapes(
         self, name: str, field: Ragged, shapes: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
     ) -> None:
+        """Raise InvalidDataset where shapes (samples, rank) are not the field's, or not of so many values."""
         fixed = [(axis, n) for axis, n in enumerate(field.shape) if n is not None]
         agree = all((shapes[:, axis] == n).all() for axis, n in fixed) and (shapes >= 0).all()
         # float64 tells a product that overflows int64 from one that happens to fit
@@ -192,6 +210,13 @@ class OpenPart:
             where = f"{self._store.url}/{self._part.path}/{path}"
             raise InvalidDataset(f"{where}: chunks without crc32c, which nothing else checks")
         own = {key.removeprefix(f"{path}/"): stored for key, stored in objects.items() if key.startswith(f"{path}/")}
+        if (
+            metadata.is_plain
+            and sum(stored.nbytes for stored in own.values()) < metadata.shape[0] * metadata.row_nbytes
+        ):
+            raise InvalidDataset(
+                f"{self._store.url}/{self._part.path}/{path}: {metadata.shape[0]} values in shards too small to hold them"
+            )
         shards, expected_shards = sum(key.startswith("c/") for key in own), math.prod(metadata.shard_grid)
         if shards != expected_shards:
             raise InvalidDataset(
@@ -199,42 +224,63 @@ class OpenPart:
             )
         return StoredArray(self._store, f"{self._part.path}/{path}", metadata, own, cache)
 
-    def _read_objects(self) -> dict[str, StoredObject]:
-        data, where = self._document(OBJECTS_NAME, self._part.objects_nbytes, self._part.objects_crc32)
-        return objects_from_json(unseal(data, where))
 
-    def _read_metadata(self, objects: dict[str, StoredObject]) -> dict[str, ArrayMetadata]:
-        stored = objects.get("zarr.json")
-        if stored is None or stored.nbytes > MAX_METADATA_NBYTES:
-            raise InvalidDataset(
-                f"{self._store.url}/{self._part.path}/{OBJECTS_NAME}: names no zarr.json of reasonable size"
-            )
-        data, where = self._document("zarr.json", stored.nbytes, stored.crc32)
-        group = parse_json(data, where)
-        consolidated = group.member("consolidated_metadata").member("metadata")
-        return {
-            path: ArrayMetadata.from_json(member)
-            for path, member in consolidated.members()
-            if member.member("node_type").value == "array"
-        }
+Documents = tuple[dict[str, StoredObject], dict[str, ArrayMetadata]]
+"""A part's objects by key, and its arrays' metadata by path, both relative to the part."""
 
-    def _document(self, name: str, nbytes: int, checksum: int) -> tuple[bytes, str]:
-        key = f"{self._part.path}/{name}"
-        where = f"{self._store.url}/{key}"
-        for attempt in (1, 2):
-            try:
-                data = self._store.read(key, limit_nbytes=nbytes)
-            except FileNotFoundError as error:
-                raise MissingObject(f"{where} is named by the version but absent from the store; restore it") from error
-            except ValueError as error:
-                raise InvalidDataset(f"{where}: longer than the {nbytes} bytes recorded; restore the object") from error
-            if len(data) == nbytes and (computed := crc32(data)) == checksum:
-                return data, where
-            if attempt == 2 and len(data) != nbytes:
-                raise InvalidDataset(f"{where}: {len(data)} bytes, {nbytes} recorded; restore the object")
-        raise InvalidDataset(
-            f"{where}: crc32 mismatch: stored {checksum:08x}, computed {computed:08x}; restore the object"
-        )
+
+def read_documents(store: Store, part: Part) -> Documents:
+    """What a part consists of; see `read_objects` and `read_metadata`."""
+    objects = read_objects(store, part)
+    return objects, read_metadata(store, part, objects)
+
+
+def read_objects(store: Store, part: Part) -> dict[str, StoredObject]:
+    """The part's object list.
+
+    Raises:
+        MissingObject: it is absent.
+        InvalidDataset: it is not the one that the version document describes, or not well formed.
+    """
+    data, where = _read_document(store, part, OBJECTS_NAME, StoredObject(part.objects_nbytes, part.objects_crc32))
+    return objects_from_json(unseal(data, where))
+
+
+def read_metadata(store: Store, part: Part, objects: Mapping[str, StoredObject]) -> dict[str, ArrayMetadata]:
+    """The part's consolidated metadata.
+
+    Raises:
+        MissingObject: it is absent.
+        InvalidDataset: it is not the one that the object list describes, or not well formed.
+        UnsupportedFormat: an array is stored in a way that this release does not read.
+    """
+    stored = objects.get("zarr.json")
+    if stored is None or stored.nbytes > MAX_METADATA_NBYTES:
+        raise InvalidDataset(f"{store.url}/{part.path}/{OBJECTS_NAME}: names no zarr.json of reasonable size")
+    data, where = _read_document(store, part, "zarr.json", stored)
+    consolidated = parse_json(data, where).member("consolidated_metadata").member("metadata")
+    return {
+        path: ArrayMetadata.from_json(member)
+        for path, member in consolidated.members()
+        if member.member("node_type").value == "array"
+    }
+
+
+def _read_document(store: Store, part: Part, name: str, stored: StoredObject) -> tuple[bytes, str]:
+    key = f"{part.path}/{name}"
+    where = f"{store.url}/{key}"
+    for attempt in (1, 2):
+        try:
+            data = store.read(key, limit_nbytes=stored.nbytes)
+        except FileNotFoundError as error:
+            raise MissingObject(f"{where} is named by the version but absent from the store; {TO_DO}") from error
+        except ValueError as error:
+            raise InvalidDataset(f"{where}: longer than the {stored.nbytes} bytes recorded; {TO_DO}") from error
+        if len(data) == stored.nbytes and (computed := crc32(data)) == stored.crc32:
+            return data, where
+        if attempt == 2 and len(data) != stored.nbytes:
+            raise InvalidDataset(f"{where}: {len(data)} bytes, {stored.nbytes} recorded; {TO_DO}")
+    raise InvalidDataset(f"{where}: crc32 mismatch: stored {stored.crc32:08x}, computed {computed:08x}; {TO_DO}")
 
 
 def _rows(intervals: Intervals) -> npt.NDArray[np.int64]:
