@@ -72,6 +72,10 @@ class FixedSink:
         """Send what is left on its way."""
         self._sink.finish()
 
+    def find_problem(self, num_samples: int) -> str | None:
+        """What is wrong with what was written, of `num_samples`; None if nothing. Asked after `Workers.finish`."""
+        return self._sink.find_problem(num_samples)
+
     def statistics(self) -> FieldStatistics:
         """Of the values."""
         return {"values": self._sink.statistics}
@@ -106,6 +110,7 @@ class RaggedSink:
             self._shape = ArraySink(store, f"{part}/{name}/shape", shape, workers)
         self._pending_crcs: list[npt.NDArray[np.uint32]] = []
         self._lengths = Statistics()
+        self._stop = 0  # of the last span
 
     @property
     def sinks(self) -> dict[str, ArraySink]:
@@ -125,8 +130,9 @@ class RaggedSink:
     def append(self, column: Column) -> None:
         """Take a checked column."""
         assert isinstance(column, RaggedColumn)
-        base = self._values.num_rows
-        self._spans.append(np.stack([column.offsets[:-1], column.offsets[1:]], axis=1) + base)
+        spans = np.stack([column.offsets[:-1], column.offsets[1:]], axis=1) + self._stop
+        self._spans.append(spans)
+        self._stop = int(spans[-1, 1]) if len(spans) else self._stop
         if self._shape is not None and column.shapes is not None:
             self._shape.append(column.shapes)
         self._lengths = self._lengths.merge(Statistics.of(np.diff(column.offsets)))
@@ -142,6 +148,14 @@ class RaggedSink:
         if self._values.codecs == _PLAIN:
             self._flush_crcs()
             self._crc.finish()
+
+    def find_problem(self, num_samples: int) -> str | None:
+        """What is wrong with what was written, of `num_samples`; None if nothing. Asked after `Workers.finish`."""
+        for sink in self.sinks.values():
+            num_rows = self._stop if sink is self._values else num_samples
+            if (problem := sink.find_problem(num_rows)) is not None:
+                return problem
+        return None
 
     def statistics(self) -> FieldStatistics:
         """Of the lengths, and of the values where they are numbers."""

@@ -59,9 +59,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """Chunks, each in one or more pieces, and statistics of what they hold."""
+    """Chunks, each in one or more pieces, how many rows they hold, and statistics of these."""
 
     chunks: list[tuple[Data, ...]]
+    num_rows: int
     statistics: Statistics | None
 
 
@@ -89,6 +90,7 @@ class ArraySink:
         self._gathered = np.empty((0, *rows.shape), rows.dtype)
         self._filled = 0
         self._shard: _ShardUpload | None = None
+        self._num_uploaded = 0
 
     @property
     def nbytes(self) -> int:
@@ -120,6 +122,17 @@ class ArraySink:
         """Forget the shard being uploaded; call after `Workers.cancel`."""
         if self._shard is not None:
             self._shard.abort()
+
+    def find_problem(self, num_rows: int) -> str | None:
+        """What is wrong with what was written, if it is to be `num_rows`; None if nothing. Asked after `Workers.finish`."""
+        stored = num_rows if self._rows.nbytes else 0  # rows without bytes have no shards
+        num_shards = -(-stored // self._grid.shard[0])
+        if (self.num_rows, self._num_uploaded, len(self.objects)) == (num_rows, stored, num_shards):
+            return None
+        return (
+            f"{self.key} took {self.num_rows} rows and stored {self._num_uploaded} in {len(self.objects)} shards, where"
+            f" {num_rows} rows in {num_shards} shards are due"
+        )
 
     def metadata(self) -> ArrayMetadata:
         """The array's metadata, complete once everything is written."""
@@ -153,6 +166,7 @@ class ArraySink:
             self._shard.add(chunk)
             if self._shard.num_chunks == self._chunks_of_shard:
                 self._end_shard()
+        self._num_uploaded += encoded.num_rows
 
     def _end_shard(self) -> None:
         if self._shard is not None:
@@ -218,7 +232,7 @@ def _encode(
                 whole[tuple(slice(0, n) for n in box.shape)] = box
                 box = whole
             chunks.append(_pieces(codecs, np.ascontiguousarray(box)))
-    return _Encoded(chunks, statistics)
+    return _Encoded(chunks, len(rows), statistics)
 
 
 def _pieces(codecs: ChunkCodecs, chunk: npt.NDArray[Any]) -> tuple[Data, ...]:

@@ -7,13 +7,16 @@ was. Before it: the user or a converter; after it: `commit.py`.
 Source: docs/spec/v1.md, "Writing a fragment".
 """
 
+import contextlib
 import os
-from collections.abc import Mapping
+import threading
+import warnings
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from chunkstore._native import crc32
-from chunkstore.errors import DatasetExists, SampleError, StoreError
+from chunkstore.errors import DatasetExists, ForkedLoader, SampleError, StoreError
 from chunkstore.format.documents import Json, seal
 from chunkstore.format.layout import plan_block_rows
 from chunkstore.format.metadata import group_to_json, zarr_json
@@ -28,7 +31,7 @@ from chunkstore.format.versions import (
     objects_to_json,
 )
 from chunkstore.kernels.columns import Column
-from chunkstore.store.commit import commit_fragments, create_root, find_latest, new_id, read_latest
+from chunkstore.store.commit import check_message, commit_fragments, create_root, find_latest, new_id, read_latest
 from chunkstore.store.encode import Value, column_length, encode_column, encode_value, join_values
 from chunkstore.store.fields import open_sink, stored_objects
 from chunkstore.store.interface import Store
@@ -71,6 +74,7 @@ def create(
         SchemaError: the schema cannot be stored.
         ReadOnlyStore: the store cannot commit safely.
     """
+    check_message(message)
     checked = schema if isinstance(schema, Schema) else Schema(schema)
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
     store.check_commits()
@@ -95,6 +99,7 @@ def append(
         DatasetNotFound: there is no dataset.
         ReadOnlyStore: the store cannot commit safely.
     """
+    check_message(message)
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
     store.check_commits()
     latest = read_latest(store)
@@ -102,21 +107,30 @@ def append(
 
 
 class Writer:
-    """Takes samples and commits them together. Made by `create` and `append`; not safe for threads.
+    """Takes samples and commits them together. Made by `create` and `append`.
 
     Used as a context manager it commits at the end of the block, and leaves the dataset as it was if the block raises.
 
+    Several threads may write: calls take turns, each sample or batch stays whole, and those of different threads come in
+    any order. A forked child may not; it gets `ForkedLoader`, and what the parent writes is not touched.
+
+    A write that fails after something of it was taken breaks the writer: nothing can be committed any more, and every
+    later call says so.
+
     Attributes:
         schema: What samples must be.
-        num_samples: Samples taken so far.
         version: Number of the version that holds them, once committed.
     """
 
     def __init__(
         self, store: Store, schema: Schema, dataset: str, *, message: str, create: bool, num_threads: int | None = None
     ) -> None:
+        self._closed = False
+        self._num_passed = 0
+        self._held: list[dict[str, Value]] = []
+        self._held_nbytes = 0
+        self._pid = os.getpid()
         self.schema = schema
-        self.num_samples = 0
         self.version: int | None = None
         self._store, self._dataset, self._message, self._create = store, dataset, message, create
         self._names = set(schema)
@@ -124,10 +138,14 @@ class Writer:
         self._part = f"fragments/{self._id}/{PART_NAME}"
         self._workers = Workers(num_threads or os.cpu_count() or 1, num_arrays=2 * len(schema))
         self._sinks = {n: open_sink(store, self._part, n, field, self._workers) for n, field in schema.items()}
-        self._held: dict[str, list[Value]] = {name: [] for name in schema}
-        self._held_nbytes = 0
+        self._lock = threading.RLock()
         self._half_written = False
-        self._closed = False
+        self._failure = "interrupted"
+
+    @property
+    def num_samples(self) -> int:
+        """Samples taken so far."""
+        return self._num_passed + len(self._held)
 
     def __repr__(self) -> str:
         state = f"committed as version {self.version}" if self.version else "closed" if self._closed else "open"
@@ -140,19 +158,20 @@ class Writer:
             sample: A value for each field of the schema.
 
         Raises:
-            SampleError: a field is missing, unknown, or does not fit; nothing of the sample is kept.
-            StoreError: the store failed, now or on earlier samples.
+            SampleError: a field is missing, unknown, or does not fit; nothing of the sample is kept, and the writer goes on.
+            StoreError: the store failed, now or on earlier samples. Neither this sample nor any before it will be committed,
+                whatever `num_samples` says; write all of them again with a new writer.
+            ForkedLoader: the writer was made before this process was forked.
         """
-        self._check_names(sample, f"sample {self.num_samples}")
-        values = {n: encode_value(n, field, sample[n], self.num_samples) for n, field in self.schema.items()}
-        nbytes = sum(len(value) if isinstance(value, bytes) else value.nbytes for value in values.values())
-        large = nbytes >= HELD_NBYTES  # passed on before this returns, so what the caller owns need not be copied
-        for name, value in values.items():
-            self._held[name].append(value if large or isinstance(value, bytes) else value.copy())
-        self._held_nbytes += nbytes + HELD_SAMPLE_NBYTES
-        self.num_samples += 1
-        if self._held_nbytes >= HELD_NBYTES:
-            self._pass_on_held()
+        self._refuse_fork()
+        with self._lock:
+            self._check_usable()
+            self._check_names(sample, f"sample {self.num_samples}")
+            values = {n: encode_value(n, field, sample[n], self.num_samples) for n, field in self.schema.items()}
+            nbytes = sum(len(value) if isinstance(value, bytes) else value.nbytes for value in values.values())
+            if nbytes < HELD_NBYTES:  # a larger one is passed on before this returns, so what the caller owns may stay
+                values = {n: value if isinstance(value, bytes) else value.copy() for n, value in values.items()}
+            self._take(lambda: self._hold(values, nbytes + HELD_SAMPLE_NBYTES))
 
     def write_batch(self, columns: Mapping[str, Any]) -> None:
         """Take several samples, as columns.
@@ -161,50 +180,56 @@ class Writer:
             columns: For each field an array (samples, *shape) or a sequence with one value a sample, all of one length.
 
         Raises:
-            SampleError: a field is missing, unknown, of another length, or does not fit; nothing of the batch is kept.
-            StoreError: the store failed, now or on earlier samples.
+            SampleError: a field is missing, unknown, of another length, or does not fit; nothing of the batch is kept, and
+                the writer goes on.
+            StoreError: the store failed, now or on earlier samples. Nothing of the batch or before it will be committed,
+                whatever `num_samples` says; write all of it again with a new writer.
+            ForkedLoader: the writer was made before this process was forked.
         """
-        self._check_names(columns, f"batch at sample {self.num_samples}")
-        lengths = {name: column_length(values) for name, values in columns.items()}
-        if len(set(lengths.values())) > 1 or None in lengths.values():
-            told = ", ".join(f"{name!r}: {'no length' if n is None else n}" for name, n in lengths.items())
-            raise SampleError(f"batch at sample {self.num_samples}: columns differ in length: {told}")
-        encoded = {n: encode_column(n, field, columns[n], self.num_samples) for n, field in self.schema.items()}
-        self._pass_on_held()
-        self._pass_on(encoded)
-        self.num_samples += next(length for length in lengths.values() if length is not None)
+        self._refuse_fork()
+        with self._lock:
+            self._check_usable()
+            self._check_names(columns, f"batch at sample {self.num_samples}")
+            lengths = {name: column_length(values) for name, values in columns.items()}
+            if len(set(lengths.values())) > 1 or None in lengths.values():
+                told = ", ".join(f"{name!r}: {'no length' if n is None else n}" for name, n in lengths.items())
+                raise SampleError(f"batch at sample {self.num_samples}: columns differ in length: {told}")
+            encoded = {n: encode_column(n, field, columns[n], self.num_samples) for n, field in self.schema.items()}
+            self._take(lambda: self._pass_on_batch(encoded))
 
     def close(self) -> None:
         """Write what is left, and commit. Does nothing the second time.
 
         Raises:
-            StoreError: the store failed; the dataset is as it was, unless the message says otherwise.
+            StoreError: the store failed, now or on earlier samples; the dataset is as it was, unless the message says
+                otherwise.
             DatasetExists, SchemaError, CommitConflict: another writer came first.
+            ForkedLoader: the writer was made before this process was forked.
         """
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            if self._half_written:
-                raise StoreError(
-                    f"{self._store.url}: an earlier write failed half-way, so nothing can be committed; begin anew"
-                )
-            self._pass_on_held()
-            fragments = (self._finish_fragment(),) if self.num_samples else ()
-            statistics = self._statistics()
-        except BaseException:
-            self._abort()
-            raise
-        version = commit_fragments(
-            self._store,
-            self._dataset,
-            self.schema,
-            fragments,
-            statistics,
-            message=self._message,
-            create=self._create,
-        )
-        self.version = version.number
+        self._refuse_fork()
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                self._check_usable()
+                self._closed = True
+                self._pass_on_held()
+                fragments = (self._finish_fragment(),) if self.num_samples else ()
+                statistics = self._statistics()
+            except BaseException:
+                self._closed = True
+                self._abort()
+                raise
+            version = commit_fragments(
+                self._store,
+                self._dataset,
+                self.schema,
+                fragments,
+                statistics,
+                message=self._message,
+                create=self._create,
+            )
+            self.version = version.number
 
     def __enter__(self) -> Self:
         return self
@@ -214,13 +239,40 @@ class Writer:
     ) -> None:
         if kind is None:
             self.close()
-        elif not self._closed:
-            self._closed = True
-            self._abort()
+        elif self._pid == os.getpid():  # else the uploads are the parent's
+            with self._lock:
+                if not self._closed:
+                    self._closed = True
+                    self._abort()
 
-    def _check_names(self, given: Mapping[str, Any], where: str) -> None:
+    def __del__(self) -> None:
+        if not self._closed and self.num_samples and self._pid == os.getpid():
+            warnings.warn(
+                f"{self!r} was dropped, and its samples were not committed; use it in a with block, or call close()",
+                ResourceWarning,
+                source=self,
+                stacklevel=1,
+            )
+
+    def _refuse_fork(self) -> None:
+        """Before the lock is asked for: here a thread may hold it that does not exist."""
+        if self._pid != os.getpid():
+            raise ForkedLoader(
+                f"{self._store.url}: a writer made before the process was forked is used in the child, where its threads do"
+                " not exist. Write in the process that made it, or give each process a writer of its own"
+                " (chunkstore.append)."
+            )
+
+    def _check_usable(self) -> None:
         if self._closed:
             raise ValueError(f"{self!r}: writing after close; begin anew with append")
+        if self._half_written:
+            raise StoreError(
+                f"{self._store.url}: an earlier write failed half-way ({self._failure}). Nothing was committed, and nothing"
+                " can be: write all samples again with a new writer."
+            )
+
+    def _check_names(self, given: Mapping[str, Any], where: str) -> None:
         if not isinstance(given, Mapping):
             raise SampleError(f"{where}: a dict of field to value is needed, not {type(given).__qualname__}")
         if given.keys() == self._names:
@@ -230,22 +282,45 @@ class Writer:
         if unknown := [name for name in given if name not in self.schema]:
             raise SampleError(f"{where}: field {unknown[0]!r} is not in the schema, which has {', '.join(self.schema)}")
 
+    def _take(self, step: Callable[[], None]) -> None:
+        """Run what must not stay half done; whatever ends it, a second interrupt included, the writer is broken after."""
+        self._check_usable()  # again: encoding calls the user's code, which may have closed the writer
+        self._half_written = True
+        try:
+            step()
+        except BaseException as error:
+            self._failure = f"{type(error).__name__}: {error}"
+            raise
+        self._half_written = False
+
+    def _hold(self, values: dict[str, Value], nbytes: int) -> None:
+        self._held.append(values)
+        self._held_nbytes += nbytes
+        if self._held_nbytes >= HELD_NBYTES:
+            self._pass_on_held()
+
     def _pass_on_held(self) -> None:
         """Give samples that came one by one to the sinks, which have a cost per call."""
-        if self._held_nbytes:
-            held, self._held, self._held_nbytes = self._held, {name: [] for name in self.schema}, 0
-            self._pass_on({name: join_values(field, held[name]) for name, field in self.schema.items()})
+        if self._held:
+            columns = {n: join_values(field, [one[n] for one in self._held]) for n, field in self.schema.items()}
+            self._pass_on(columns)
+            self._num_passed += len(self._held)
+            self._held, self._held_nbytes = [], 0
+
+    def _pass_on_batch(self, columns: Mapping[str, Column]) -> None:
+        self._pass_on_held()
+        self._pass_on(columns)
+        self._num_passed += len(next(iter(columns.values())))
 
     def _pass_on(self, columns: Mapping[str, Column]) -> None:
-        self._half_written = True
         for name, column in columns.items():
             self._sinks[name].append(column)
-        self._half_written = False
 
     def _finish_fragment(self) -> Fragment:
         for sink in self._sinks.values():
             sink.finish()
         self._workers.finish()
+        self._check_complete()
         objects: dict[str, StoredObject] = {}
         for sink in self._sinks.values():
             objects.update(stored_objects(sink))
@@ -289,11 +364,20 @@ class Writer:
         self._store.write(key, data)
         return StoredObject(len(data), crc32(data))
 
+    def _check_complete(self) -> None:
+        """Refuse to commit what would not be read back: the last look before it is visible to all."""
+        for name, sink in self._sinks.items():
+            if (problem := sink.find_problem(self.num_samples)) is not None:
+                raise StoreError(
+                    f"{self._store.url}: field {name!r} does not hold the {self.num_samples} samples written: {problem}."
+                    " Nothing was committed. This is a fault of chunkstore: please report it."
+                )
+
     def _abort(self) -> None:
-        self._workers.cancel()
+        """End uploads; whatever fails here is less than what the user is about to hear of."""
+        with contextlib.suppress(Exception):
+            self._workers.cancel()
         for sink in self._sinks.values():
             for array in sink.sinks.values():
-                try:
+                with contextlib.suppress(Exception):  # an unfinished upload is invisible
                     array.abort()
-                except StoreError:
-                    continue  # an unfinished upload is invisible; the first failure is what the user hears of

@@ -15,7 +15,6 @@ import chunkstore as cs
 from chunkstore.errors import DatasetExists, DatasetNotFound, SampleError, SchemaError, StoreError
 from chunkstore.store import writer as writer_module
 from chunkstore.store.location import open_store
-from chunkstore.store.workers import Workers
 
 SCHEMA = {"label": cs.Array("int64"), "tokens": cs.Ragged("uint16"), "caption": cs.Text()}
 
@@ -327,49 +326,6 @@ def test_a_store_that_fails_ends_the_writer_and_leaves_no_version(
     assert cs.open(tmp_path / "ds").version == 1
 
 
-def test_a_failed_writer_goes_on_raising(tmp_path: Path) -> None:
-    workers = Workers(2)
-
-    def fail() -> None:
-        raise StoreError("broken")
-
-    workers.submit(np.empty(1, np.uint8), fail, lambda _: None)
-    for _ in range(100):
-        try:
-            workers.submit(np.empty(1 << 20, np.uint8), lambda: None, lambda _: None)
-        except StoreError:
-            break
-    for _ in range(100):
-        with pytest.raises(StoreError, match="broken"):
-            workers.submit(np.empty(1 << 20, np.uint8), lambda: None, lambda _: None)
-    with pytest.raises(StoreError, match="broken"):
-        workers.finish()
-
-
-def test_uploads_come_in_the_order_submitted() -> None:
-    workers, uploaded = Workers(4), []
-    for i in range(200):
-        workers.submit(workers.take_buffer(1 << 16), lambda i=i: i, uploaded.append)  # type: ignore[misc]
-    workers.finish()
-    assert uploaded == list(range(200))
-
-
-def test_a_write_that_broke_half_way_cannot_be_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = cs.create(tmp_path / "ds", SCHEMA)
-    writer.write_batch(columns(0, 5))
-
-    def fail(self: object, column: object) -> None:
-        raise MemoryError
-
-    with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr("chunkstore.store.fields.RaggedSink.append", fail)
-        writer.write_batch(columns(5, 9))
-    with pytest.raises(StoreError, match="half-way"):
-        writer.close()
-    with pytest.raises(DatasetNotFound):
-        cs.open(tmp_path / "ds")
-
-
 def test_a_crashed_creation_is_taken_up(location: Any) -> None:
     options = {"storage_options": location.storage_options or None}
     abandoned = cs.create(location.url, {"other": cs.Text()}, **options)
@@ -465,3 +421,16 @@ def test_one_sample_at_a_time_costs_no_sink_call_each(tmp_path: Path, monkeypatc
             writer.write(sample(i))
     assert len(calls) <= 4
     assert cs.open(tmp_path / "ds")["label"][:].tolist() == list(range(4000))
+
+
+@pytest.mark.parametrize("chunk", [None, 512])
+def test_blocks_hold_whole_chunks_of_the_large_fields(tmp_path: Path, chunk: int | None) -> None:
+    """A chunk that stood in two blocks would be read twice."""
+    field = cs.Array("float32", (1024,), chunk=chunk, block_nbytes=64 << 10)
+    with cs.create(tmp_path / "ds", {"large": field, "small": cs.Array("int8")}) as writer:
+        writer.write_batch({"large": np.zeros((2000, 1024), "f4"), "small": np.zeros(2000, "i1")})
+    (document,) = (tmp_path / "ds").glob("fragments/*/0/large/zarr.json")
+    chunk_rows = json.loads(document.read_bytes())["codecs"][0]["configuration"]["chunk_shape"][0]
+    (fragment,) = cs.open(tmp_path / "ds").version_document.fragments
+    assert chunk_rows > (64 << 10) // 4096  # more than the blocks insisted on would hold
+    assert fragment.block_rows == chunk_rows
