@@ -16,6 +16,7 @@ from chunkstore.kernels.columns import Column, gather
 from chunkstore.loader.device import as_tensor, import_torch, torch_column
 from chunkstore.loader.prefetch import Budget, Columns, Prefetcher
 from chunkstore.loader.ranks import resolve_rank
+from chunkstore.loader.sizes import mean_sample_nbytes, sample_sizes
 from chunkstore.loader.state import ORDER, WHOLE, LoaderState
 from chunkstore.plan.order import DEFAULT_LANES, DEFAULT_WINDOW_NBYTES, FragmentExtent, Order, Shuffle, plan_order
 from chunkstore.plan.pieces import Piece, Share, StepPlan, plan_pieces
@@ -41,19 +42,23 @@ class Loader:
         batch_size: Samples a rank takes in a step; or give `global_batch_size`.
         global_batch_size: Samples of a step over all ranks, a multiple of the world size.
         shuffle: False: in version order; rank r takes the r-th slice of each global batch. True: blocks are shuffled
-            within lanes and samples within windows, which reads each block once. "full": a uniform permutation of all
-            samples, for local data.
+            within lanes and samples within windows, so that a block is read by as few ranks as can be (see `lanes`), about
+            once by each. "full": a uniform permutation of all samples, for local data.
         seed: Of the shuffle, 0 to 2^64 − 1.
         drop_last: Whether a last step of fewer samples is left out; by default True if shuffled, False if not.
         pad: Fill the last step up with repeats and add "_mask" to every batch: bool (samples,), False for repeats.
         rank: This process among `world_size`; found from torch.distributed or torchrun's environment if None.
         world_size: Number of ranks.
         device: None: NumPy arrays; "cpu", "cuda"…: torch tensors there.
-        lanes: Parts of an epoch that are shuffled apart; world sizes that divide it read every block once.
+        lanes: Parts of an epoch that are shuffled apart; with a world size that divides it, each block is read by one rank
+            only, save those that a lane's edge cuts.
         window_nbytes: Decoded bytes among which samples mix.
         affinity: Keep lanes at their ranks in every epoch, for caches.
-        memory_nbytes: What may be held ahead of the consumer; twice this rank's share of the window if None. Runs that are
-            open, and the next batch, are held whatever it says: 0 means as little as possible.
+        memory_nbytes: What may be held ahead of the consumer: samples that are read, twice while they are, and batches; if
+            None, twice this rank's share of the window, at least 256 MiB. The next batch is held whatever it says, and
+            so is what it draws from: where blocks are shuffled the open runs, one a lane of this rank and about its share
+            of the window together, more where large samples lie side by side. 0 means as little as possible. Kept chunks
+            (64 MiB a dataset) and what the allocator does not give back come on top.
         num_threads: Threads that assemble and decode batches; the number of cores if None.
         num_connections: Pieces of a remote dataset that are read side by side.
         storage_options: For a URL; as in `chunkstore.open`.
@@ -277,20 +282,20 @@ class Loader:
         if os.getpid() != self._pid:  # in a forked child, the order's locks may be held by threads of the parent
             self._order, self._pid = self._planned_order(self.dataset), os.getpid()
         num_samples = len(self.dataset)
-        sample_nbytes = sum(f.nbytes for f in self.dataset.version_document.fragments) // max(1, num_samples) + 1
+        sample_nbytes = mean_sample_nbytes(self.dataset)
         memory_nbytes = self._memory_nbytes
         if memory_nbytes is None:
             memory_nbytes = max(MIN_MEMORY_NBYTES, 2 * self.window_nbytes // share.world_size)
         num_readers = self._num_threads if self.dataset.is_local else self._num_connections
         piece_nbytes = min(MAX_JOINED_NBYTES, memory_nbytes // (4 * num_readers))
-        if (
-            self.shuffle == "full"
-        ):  # the more samples are read together, the fewer chunks are decoded for one sample each
+        if self.shuffle == "full":
+            # The more samples are read together, the fewer chunks are decoded for one sample each.
             piece_nbytes = memory_nbytes // 8
         budget = Budget(
             memory_nbytes=memory_nbytes,
+            piece_nbytes=piece_nbytes,
             sample_nbytes=sample_nbytes,
-            batch_nbytes=share.global_batch // share.world_size * sample_nbytes,
+            batch_samples=share.global_batch // share.world_size,
             num_readers=num_readers,
             num_threads=self._num_threads,
         )
@@ -300,6 +305,7 @@ class Loader:
             self._read,
             self._assemble,
             lambda start: self._assemble_alone(share, epoch, start),
+            sample_sizes(self.dataset),
             budget,
         )
 

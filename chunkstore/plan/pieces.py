@@ -1,15 +1,15 @@
 """Pieces: which samples are read together, in which order, and where in them the samples of a step lie.
 
 A piece is what the loader reads in one go and keeps until its last place has passed. Where blocks are shuffled it is one
-run of a lane, or several small ones; otherwise the samples of a few steps. Pieces come in the order of need and are
-independent of what the steps are cut into. Pure: no I/O. Stands on `order.py` and `steps.py`; `loader/prefetch.py` does
-what is planned here.
+run of a lane, or several small ones; otherwise the samples of a few steps. Pieces come in the order of need. They are planned
+by the number of samples; who finds out that one holds too many bytes splits it. Pure: no I/O. Stands on `order.py` and
+`steps.py`; `loader/prefetch.py` does what is planned here.
 """
 
 import heapq
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,8 @@ Mask = npt.NDArray[np.bool_]
 
 _RUN_BITS = 40
 """A run's key is lane << 40 | run; a sample's number in a run stays below 2^40 too."""
+_MAX_JOINED_RUNS = 1024
+"""Runs of a piece, each of which costs some planning before any of them can be read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +33,7 @@ class Piece:
     """Samples that are read together.
 
     Attributes:
-        number: Pieces of a planner count from 0, in the order of need.
+        number: No other piece of the planner has it.
         intervals: Positions of the samples, sorted and disjoint: what to read.
         num_samples: How many they are.
         first_place: No place of the epoch before this one needs the piece.
@@ -109,6 +111,15 @@ class Planner(Protocol):
     def next_piece(self) -> Piece | None:
         """The piece needed next, or None when there are no more."""
 
+    def split(self, piece: Piece, sample_nbytes: Ints, most_nbytes: int) -> list[Piece]:
+        """The same samples as pieces of up to `most_nbytes`, or of a single run or step, in the order of need.
+
+        Args:
+            piece: One from which no step has been planned; if it is split, it is forgotten.
+            sample_nbytes: Bytes of each of its samples, as its intervals order them.
+            most_nbytes: Of a piece.
+        """
+
     def plan_step(self, start: int) -> StepPlan:
         """The step that begins at place `start`, whose pieces must have been given; may be called from any thread."""
 
@@ -140,11 +151,24 @@ def plan_pieces(order: Order, share: Share, epoch: int, steps: range, *, piece_s
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Run:
-    """Where the samples of a run lie: sample i, numbered in run order, is row i + shift[last j with edges[j] <= i]."""
+    """Where the samples of a run lie: sample i, numbered in run order, is row i + shift[last j with edges[j] <= i].
+
+    Range j of the run has `lengths[j]` samples.
+    """
 
     piece: int
     edges: Ints
     shift: Ints
+    lengths: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A run of a piece, by its key, and the first and last place that need it."""
+
+    key: int
+    first_place: int
+    last_place: int
 
 
 class _LanePlanner:
@@ -158,7 +182,7 @@ class _LanePlanner:
         self._stop = min(steps[-1] + share.global_batch, order.num_samples) if steps else 0
         self._numbers = numbers
         self._runs: dict[int, _Run] = {}
-        self._keys: dict[int, list[int]] = {}
+        self._members: dict[int, list[_Member]] = {}
         # A place comes back to the same slot and rank after `period` indices of the lane.
         self._period = share.world_size // math.gcd(share.world_size, order.lanes)
         self._upcoming: list[tuple[int, int, int]] = []  # a heap of (first place, lane, run)
@@ -167,27 +191,33 @@ class _LanePlanner:
 
     def next_piece(self) -> Piece | None:
         """See `Planner`."""
-        keys: list[int] = []
-        ranges: list[Ints] = []
-        num_samples = last_place = 0
-        first_place = self._upcoming[0][0] if self._upcoming else 0
-        while self._upcoming:
+        members: list[_Member] = []
+        num_samples = 0
+        while self._upcoming and len(members) < _MAX_JOINED_RUNS:
             place, lane, run = self._upcoming[0]
             start, stop = self._order.run_span(self._epoch, lane, run)
-            if keys and num_samples + stop - start > self._piece_samples:
+            if members and num_samples + stop - start > self._piece_samples:
                 break
             heapq.heappop(self._upcoming)
             slot = place % self._order.lanes
-            last_place = max(last_place, (stop - 1) * self._order.lanes + slot)
             self._push_run_after(lane, run, stop, slot)
-            keys.append(lane << _RUN_BITS | run)
-            ranges.append(self._order.run_ranges(self._epoch, lane, run))
+            members.append(_Member(lane << _RUN_BITS | run, place, (stop - 1) * self._order.lanes + slot))
             num_samples += stop - start
-        if not keys:
-            return None
-        number = next(self._numbers)
-        intervals = self._lay_out(number, keys, ranges)
-        return Piece(number, intervals, num_samples, first_place, last_place)
+        return self._lay_out(members) if members else None
+
+    def split(self, piece: Piece, sample_nbytes: Ints, most_nbytes: int) -> list[Piece]:
+        """See `Planner`."""
+        members = self._members[piece.number]
+        if len(members) == 1 or int(sample_nbytes.sum()) <= most_nbytes:
+            return [piece]
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(sample_nbytes)])
+        nbytes = []
+        for member in members:
+            run = self._runs[member.key]
+            starts = run.edges + run.shift
+            nbytes.append(int((before[starts + run.lengths] - before[starts]).sum()))
+        self.forget(piece)
+        return [self._lay_out(members[group]) for group in _grouped(nbytes, most_nbytes)]
 
     def plan_step(self, start: int) -> StepPlan:
         """See `Planner`."""
@@ -206,16 +236,15 @@ class _LanePlanner:
 
     def forget(self, piece: Piece) -> None:
         """See `Planner`."""
-        for key in self._keys.pop(piece.number):
-            del self._runs[key]
+        for member in self._members.pop(piece.number):
+            del self._runs[member.key]
 
     def _find_first_runs(self, consumed: int) -> None:
         order, share = self._order, self._share
-        cycle = math.lcm(order.lanes, share.world_size)
-        places = np.arange(consumed, min(consumed + cycle, self._stop), dtype=np.int64)
-        places = places[places % share.world_size == share.rank]
-        _, first = np.unique(places % order.lanes, return_index=True)
-        firsts = places[first]
+        # The rank's places come to each of their slots once before they come to the first one again.
+        stride, slots = share.world_size, order.lanes // math.gcd(order.lanes, share.world_size)
+        begin = consumed + (share.rank - consumed) % stride
+        firsts = np.arange(begin, min(begin + slots * stride, self._stop), stride, dtype=np.int64)
         lanes, runs, _ = order.locate(self._epoch, firsts)
         self._upcoming = list(zip(firsts.tolist(), lanes.tolist(), runs.tolist(), strict=True))
         heapq.heapify(self._upcoming)
@@ -232,21 +261,25 @@ class _LanePlanner:
             run = int(runs[0]) - 1
         heapq.heappush(self._upcoming, (place, lane, run + 1))
 
-    def _lay_out(self, number: int, keys: list[int], ranges: list[Ints]) -> Intervals:
+    def _lay_out(self, members: list[_Member]) -> Piece:
         """Sort the ranges of all runs of a piece, and note for each run where its samples come to lie."""
+        number = next(self._numbers)
+        runs = [(member.key >> _RUN_BITS, member.key & ((1 << _RUN_BITS) - 1)) for member in members]
+        ranges = [self._order.run_ranges(self._epoch, lane, run) for lane, run in runs]
         every = np.concatenate(ranges)
         lengths = every[:, 1] - every[:, 0]
         ascending = np.argsort(every[:, 0])
         row = np.empty_like(lengths)
         row[ascending] = np.cumsum(lengths[ascending]) - lengths[ascending]
         taken = 0
-        for key, own in zip(keys, ranges, strict=True):
+        for member, own in zip(members, ranges, strict=True):
             part = slice(taken, taken + len(own))
             edges = np.cumsum(lengths[part]) - lengths[part]
-            self._runs[key] = _Run(number, edges, row[part] - edges)
+            self._runs[member.key] = _Run(number, edges, row[part] - edges, lengths[part])
             taken = part.stop
-        self._keys[number] = keys
-        return _joined(every[ascending])
+        self._members[number] = members
+        last_place = max(member.last_place for member in members)
+        return Piece(number, _joined(every[ascending]), int(lengths.sum()), members[0].first_place, last_place)
 
 
 class _StepPlanner:
@@ -269,13 +302,29 @@ class _StepPlanner:
         if not steps:
             return None
         self._count = min(2 * self._count, self._most)
-        number = next(self._numbers)
+        return self._lay_out(steps)
+
+    def split(self, piece: Piece, sample_nbytes: Ints, most_nbytes: int) -> list[Piece]:
+        """See `Planner`."""
+        held, steps = self._positions[piece.number]
+        if len(steps) == 1 or int(sample_nbytes.sum()) <= most_nbytes:
+            return [piece]
+        rows = [np.searchsorted(held, self._positions_of([start])) for start in steps]
+        nbytes = [int(sample_nbytes[own].sum()) for own in rows]
+        self.forget(piece)
+        return [self._lay_out(steps[group]) for group in _grouped(nbytes, most_nbytes)]
+
+    def _positions_of(self, steps: Sequence[int]) -> Ints:
         num_samples = self._order.num_samples
         places = np.concatenate([self._share.places(start, num_samples)[0] for start in steps])
-        positions = np.unique(self._order.positions(self._epoch, places))
+        return self._order.positions(self._epoch, places)
+
+    def _lay_out(self, steps: range) -> Piece:
+        number = next(self._numbers)
+        positions = np.unique(self._positions_of(steps))
         self._positions[number] = positions, steps
         self._piece_of.update(dict.fromkeys(steps, number))
-        last_place = min(steps[-1] + self._share.global_batch, num_samples) - 1
+        last_place = min(steps[-1] + self._share.global_batch, self._order.num_samples) - 1
         return Piece(number, intervals_of_rows(positions), len(positions), steps[0], last_place)
 
     def plan_step(self, start: int) -> StepPlan:
@@ -305,6 +354,11 @@ class _PaddedPlanner:
         """See `Planner`."""
         return self._lanes.next_piece() or self._last_step.next_piece()
 
+    def split(self, piece: Piece, sample_nbytes: Ints, most_nbytes: int) -> list[Piece]:
+        """See `Planner`."""
+        planner = self._last_step if piece.first_place == self._last_start else self._lanes
+        return planner.split(piece, sample_nbytes, most_nbytes)
+
     def plan_step(self, start: int) -> StepPlan:
         """See `Planner`."""
         return (self._last_step if start == self._last_start else self._lanes).plan_step(start)
@@ -316,6 +370,17 @@ class _PaddedPlanner:
 
 def _empty_plan(mask: Mask | None) -> StepPlan:
     return StepPlan((), np.empty(0, np.int32), np.empty(0, np.int64), mask)
+
+
+def _grouped(nbytes: list[int], most_nbytes: int) -> Iterator[slice]:
+    """Groups of neighbours that together have up to `most_nbytes`; one that has more stands alone."""
+    start = total = 0
+    for stop, own in enumerate(nbytes):
+        if stop > start and total + own > most_nbytes:
+            yield slice(start, stop)
+            start, total = stop, 0
+        total += own
+    yield slice(start, len(nbytes))
 
 
 def _joined(intervals: Intervals) -> Intervals:

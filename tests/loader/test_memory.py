@@ -100,3 +100,60 @@ def test_no_memory_means_as_little_as_possible(large, watch):
         # the batch handed out and the one after it, 1 MiB each, at most twice for the cut chunk; an index and the y beside it
         assert store.nbytes < (step + 1) * (1 << 20) * 1.5 + (1 << 20)
     batches.close()
+
+
+UNEVEN = """
+import sys, json
+exec(sys.argv[1])
+url, options = sys.argv[2], json.loads(sys.argv[3])
+small = next(iter(cs.Loader(url, 1, device=None, **{**options, "memory_nbytes": 0})))
+del small
+forget_peak()
+base, seen = resident(), []
+for batch in cs.Loader(url, 2, drop_last=False, lanes=64, window_nbytes=1 << 24, **options):
+    seen += batch["y"].tolist()
+assert sorted(seen) == list(range(len(seen)))
+print(json.dumps({"count": len(seen), "peak": peak() - base}))
+"""
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """6,000 samples of 200 bytes, then 100 of 4 MB: what the mean says of a few samples holds for none of them."""
+    url = str(tmp_path_factory.mktemp("uneven") / "data")
+    random = np.random.default_rng(0)
+    with cs.create(url, {"b": cs.Bytes(), "y": cs.Array("int64")}) as writer:
+        for n in range(6100):
+            writer.write({"b": random.bytes(200 if n < 6000 else 4_000_000), "y": n})
+    return url
+
+
+@pytest.mark.parametrize("memory_nbytes", [0, 16 << 20])
+@pytest.mark.parametrize("shuffle", [False, True, "full"])
+def test_memory_is_bounded_by_what_samples_really_hold(uneven, run_script, shuffle, memory_nbytes):
+    """Arrays are given back to the system at once here, so that what is held is seen, not what glibc keeps."""
+    names, options = STREAM.partition("url, warm_url")[0], {"shuffle": shuffle, "memory_nbytes": memory_nbytes}
+    arguments = (names, uneven, json.dumps(options))
+    done = run_script(UNEVEN, *arguments, timeout_s=100, MALLOC_MMAP_THRESHOLD_="65536")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["count"] == 6100
+    # Batches of 8 MB: given out, next to be, what they are gathered from; with lanes also open runs of up to 16 MB.
+    runs_nbytes = 6 * (16 << 20) if shuffle is True else 0
+    assert result["peak"] < memory_nbytes + runs_nbytes + 8 * (8 << 20), result
+
+
+def test_only_selected_fields_count_towards_memory(uneven, monkeypatch):
+    """Labels beside large samples are read many at a time."""
+    calls, original = [], cs.Dataset.read_intervals
+
+    def counting(self, intervals, names=None):
+        calls.append(intervals)
+        return original(self, intervals, names)
+
+    monkeypatch.setattr(cs.Dataset, "read_intervals", counting)
+    for shuffle in (False, True, "full"):
+        calls.clear()
+        loader = cs.Loader(cs.open(uneven).select("y"), 2, shuffle=shuffle, drop_last=False)
+        assert sorted(np.concatenate([batch["y"] for batch in loader]).tolist()) == list(range(6100))
+        assert len(calls) < 20

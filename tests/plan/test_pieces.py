@@ -1,5 +1,7 @@
 """Pieces and steps: every step finds its samples in pieces that were given before it and not yet let go."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,17 +47,29 @@ def rows_of(piece):
     return np.concatenate([np.arange(a, b) for a, b in piece.intervals] or [np.empty(0, np.int64)])
 
 
-def walk(order, share, consumed, piece_samples, *, epoch=1, first=0, stride=1):
-    """Do as the prefetcher does; give the pieces and the positions of each step."""
+def walk(order, share, consumed, piece_samples, *, epoch=1, first=0, stride=1, most_nbytes=None):
+    """Do as the prefetcher does; give the pieces and the positions of each step.
+
+    With `most_nbytes` pieces are split; the sample at position p has p mod 7 bytes then.
+    """
     steps = share.steps(consumed, order.num_samples, first=first, stride=stride)
     planner = plan_pieces(order, share, epoch, steps, piece_samples=piece_samples)
-    coming, held, given, positions = planner.next_piece(), {}, [], []
+
+    def pieces_of_planner():
+        while (piece := planner.next_piece()) is not None:
+            if most_nbytes is None:
+                yield piece
+            else:
+                yield from planner.split(piece, rows_of(piece) % 7, most_nbytes)
+
+    pieces, held, given, positions = pieces_of_planner(), {}, [], []
+    coming = next(pieces, None)
     for start in steps:
         stop = min(start + share.global_batch, order.num_samples)
         while coming is not None and coming.first_place < stop:
             held[coming.number] = coming
             given.append(coming)
-            coming = planner.next_piece()
+            coming = next(pieces, None)
         plan = planner.plan_step(start)
         rows = [rows_of(held[number]) for number in plan.pieces]
         positions.append(np.array([rows[s][r] for s, r in zip(plan.source, plan.row, strict=True)], np.int64))
@@ -74,6 +88,23 @@ def test_steps_find_the_samples_of_their_places_in_pieces_given_before_and_not_y
         for start, found in zip(share.steps(consumed, order.num_samples), positions, strict=True):
             places, _ = share.places(start, order.num_samples)
             assert found.tolist() == order.positions(1, places).tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases(), st.sampled_from([0, 20, 300, 1 << 20]))
+def test_pieces_that_hold_too_many_bytes_are_split_down_to_single_runs_and_steps(case, most_nbytes):
+    order, shares, consumed, piece_samples = case
+    for share in shares:
+        _, positions = walk(order, share, consumed, piece_samples)
+        pieces, split_positions = walk(order, share, consumed, piece_samples, most_nbytes=most_nbytes)
+        assert [found.tolist() for found in split_positions] == [found.tolist() for found in positions]
+        firsts = [piece.first_place for piece in pieces]
+        assert firsts == sorted(firsts)
+        singles, _ = walk(order, share, consumed, 0, most_nbytes=0)
+        assert len(pieces) <= len(singles)
+        assert {tuple(p.intervals.ravel()) for p in pieces if sum(rows_of(p) % 7) > most_nbytes} <= {
+            tuple(p.intervals.ravel()) for p in singles
+        }
 
 
 @settings(max_examples=100, deadline=None)
@@ -157,3 +188,16 @@ def test_planning_a_step_costs_no_more_in_a_larger_dataset():
         held.append(most)
     assert held[1] <= 1.5 * held[0]
     assert held[1] <= 2 * (8 << 20) // 4096 + 8 * 64
+
+
+def test_finding_the_first_runs_takes_no_table_of_lanes_times_ranks():
+    order = plan_order([FragmentExtent(1 << 27, 64, 1 << 37)], shuffle=True, lanes=65536)
+    share = Share(5, 1023, 1023, False, True, False)
+    steps = share.steps(0, order.num_samples)
+    plan_pieces(order, share, 0, steps[:1], piece_samples=1)  # tables of the epoch
+    tracemalloc.start()
+    try:
+        assert plan_pieces(order, share, 0, steps, piece_samples=1).next_piece() is not None
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
