@@ -91,9 +91,9 @@ def _large_object_damage(
 def _pieces(store: Store, key: str, nbytes: int) -> Iterator[memoryview]:
     """The bytes of an object in order; from afar several requests at once."""
     piece, together = (_LOCAL_PIECE_NBYTES, 1) if store.is_local else (PIECE_NBYTES, _NUM_TOGETHER)
-    requests = [Request(key, start, min(start + piece, nbytes)) for start in range(0, nbytes, piece)]
-    for i in range(0, len(requests), together):
-        yield from fetch_ranges(store, requests[i : i + together])
+    starts = range(0, nbytes, piece)  # as many as a damaged or hostile list claims, so they are never laid out
+    for i in range(0, len(starts), together):
+        yield from fetch_ranges(store, [Request(key, s, min(s + piece, nbytes)) for s in starts[i : i + together]])
 
 
 def _has_byte(store: Store, key: str, at: int) -> bool:

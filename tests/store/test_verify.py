@@ -329,6 +329,31 @@ def test_spans_that_do_not_decode_under_a_right_checksum_are_found(root, part):
     assert only(verify(root)).kind == "chunk"
 
 
+def test_an_object_that_is_claimed_to_be_huge_costs_nothing(location):
+    store = location.open()
+    store.write("x", bytes(10 << 20))
+    found = object_check.object_damage(store, "x", StoredObject((1 << 63) - 1, 0), lambda _: None)
+    assert found == ("size", f"shorter than the {(1 << 63) - 1} bytes recorded")
+
+
+def test_a_symbolic_link_out_of_the_dataset_is_not_followed(root, part, tmp_path):
+    shard = root / part / "plain/c/0/0"
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    damage = only(verify(root))
+    assert (damage.key, damage.kind, damage.samples) == (f"{part}/plain/c/0/0", "missing", (100, 1124))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_datasets_without_samples_or_values_are_in_order(tmp_path, deep):
+    with cs.create(tmp_path / "none", {"x": cs.Bytes()}):
+        pass
+    assert verify(tmp_path / "none", deep=deep).ok
+    with cs.create(tmp_path / "empty", {"b": cs.Bytes(), "r": cs.Ragged("int32", (None, 3))}) as writer:
+        writer.write_batch({"b": [b""] * 10, "r": [np.zeros((0, 3), "i4")] * 10})
+    assert verify(tmp_path / "empty", deep=deep).ok
+
+
 def test_a_version_document_that_contradicts_its_parts_is_found(root):
     document = cs.open(root).version_document.to_json()
     document["fragments"][0]["parts"][0]["nbytes"] += 1
