@@ -47,6 +47,9 @@ _MAX_MESSAGE_LENGTH = 500
 # What obstore's Path would rewrite in a prefix, so that the key stored is not the key meant.
 _BAD_PREFIX = re.compile(r"[^ -~]|[\\{}^%`\]\[\"<>~#|*?]")
 
+# What S3's servers answer, with 403, to a key or a secret that is not theirs.
+_WRONG_CREDENTIALS = re.compile("SignatureDoesNotMatch|InvalidAccessKeyId|InvalidToken|ExpiredToken")
+
 # The process in which obstore's threads run; None before the first request.
 _runtime_pid: int | None = None
 
@@ -229,7 +232,12 @@ class ObjectStore:
     def _translate(self, verb: str, key: str, error: Exception) -> Exception:
         where = f"cannot {verb} {self._url}/{key}"
         words = _first_words(str(error), self._secrets)
-        refused = isinstance(error, obstore.exceptions.PermissionDeniedError | obstore.exceptions.UnauthenticatedError)
+        refused = isinstance(error, obstore.exceptions.PermissionDeniedError)
+        if isinstance(error, obstore.exceptions.UnauthenticatedError) or _WRONG_CREDENTIALS.search(words):
+            return PermissionError(
+                f"{where}: the server does not accept the credentials: {words}. Check the access key and its secret in"
+                " storage_options or the environment."
+            )
         if refused or "(code: AccessDenied)" in words:
             return PermissionError(
                 f"{where}: {words}. Check the credentials in storage_options or the environment; S3 also answers 403 for an"

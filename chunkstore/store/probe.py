@@ -45,16 +45,20 @@ def _race(store: Store) -> None:
         start.wait()
         return store.write_if_absent(key, content)
 
+    with ThreadPoolExecutor(_NUM_WRITERS) as pool:
+        puts = [pool.submit(write, content) for content in contents]
+    some_arrived = any(put.exception() is None for put in puts)
     try:
-        with ThreadPoolExecutor(_NUM_WRITERS) as pool:
-            won = list(pool.map(write, contents))
+        won = [put.result() for put in puts]
         stored = store.read(key)
         late = store.write_if_absent(key, b"a late writer")
         kept = store.read(key)
     except PermissionError as error:
-        raise ReadOnlyStore(f"{store.url} cannot be written to: {error}") from error
+        whose = "" if store.is_local else " with these credentials"
+        raise ReadOnlyStore(f"{store.url} cannot be written to{whose}: {error}") from error
     finally:
-        _remove(store, key)
+        if some_arrived:  # else a store that does not answer would be waited for once more
+            _remove(store, key)
     if sum(won) != 1 or late or stored != contents[won.index(True)] or kept != stored:
         raise ReadOnlyStore(
             f"{store.url} does not keep put-if-absent: of {_NUM_WRITERS} writers of one key {sum(won)} were told they won, a"

@@ -141,7 +141,7 @@ def test_a_reader_of_a_real_server_may_read_but_not_write(s3: Any, s3_server: An
     ):
         with pytest.raises(PermissionError, match="credentials"):
             call()
-    with pytest.raises(ReadOnlyStore, match="cannot be written"):
+    with pytest.raises(ReadOnlyStore, match=r"cannot be written to with these credentials: .*403"):
         reader.check_commits()
     assert s3.open().read("object") == b"1"
 
@@ -154,9 +154,12 @@ def _upload(store: Store) -> None:
 def test_wrong_and_unknown_keys_are_permission_errors_without_secrets(s3: Any, everything_printed: Any) -> None:
     for wrong in ({"secret_access_key": "hunter2-known-secret"}, {"access_key_id": "AKIAKNOWNKEY"}):
         store = open_store(s3.url, storage_options={**s3.storage_options, **wrong})
-        with pytest.raises(PermissionError, match="credentials") as caught:
+        with pytest.raises(PermissionError, match=r"does not accept the credentials.*403") as caught:
             store.read("object")
-        assert not any(secret in everything_printed(caught.value) for secret in SECRETS)
+        with pytest.raises(ReadOnlyStore, match=r"does not accept the credentials.*403") as refused:
+            store.check_commits()
+        for error in (caught.value, refused.value):
+            assert not any(secret in everything_printed(error) for secret in SECRETS)
 
 
 @pytest.mark.parametrize("fault", ["forbidden", "unavailable", "absent", "ranges", "silent", "option"])
@@ -335,17 +338,23 @@ def test_a_spawned_process_opens_what_was_pickled(s3: Any) -> None:
 
 
 _BIG_UPLOAD = """
-import json, resource, sys
+import json, sys
 from chunkstore.store.location import open_store
 url, options = json.loads(sys.argv[1])
 store = open_store(url, storage_options=options)
 store.write("small", b"1")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def peak_kib():  # ru_maxrss would be the parent's, where that is larger: it survives exec
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+
+
+before = peak_kib()
 piece = bytes(1 << 20)
 with store.open_upload("big") as upload:
     for _ in range(200):
         upload.write(piece)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10)
+print((peak_kib() - before) << 10)
 """
 
 
@@ -357,7 +366,7 @@ def test_an_upload_takes_bounded_memory(s3: Any) -> None:
         timeout=120,
     )
     assert dict(s3.open().list())["big"] == 200 << 20
-    assert int(answer.stdout) < 100 << 20
+    assert 8 << 20 < int(answer.stdout) < 100 << 20  # a part is held at least, else nothing was measured
 
 
 def test_other_threads_run_while_one_waits_for_the_network(scripted_s3: Any) -> None:

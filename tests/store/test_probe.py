@@ -113,8 +113,32 @@ def test_a_store_that_may_not_be_written_to_is_read_only() -> None:
         raise PermissionError("403")
 
     store = LyingStore(forbid)
-    with pytest.raises(ReadOnlyStore, match="cannot be written to: 403"):
+    with pytest.raises(ReadOnlyStore, match="cannot be written to with these credentials: 403"):
         check_commits_once(store, store.url)
+
+
+@pytest.mark.parametrize("error", [StoreError("503, after a minute"), PermissionError("403")], ids=repr)
+def test_a_store_that_took_nothing_is_not_waited_for_again(error: Exception) -> None:
+    def fail(store: LyingStore, key: str, data: Data) -> bool:
+        raise error
+
+    store = LyingStore(fail)
+    with pytest.raises((StoreError, ReadOnlyStore)):
+        check_commits_once(store, store.url)
+    assert store.deleted == []
+
+
+def test_a_store_that_took_some_is_cleaned() -> None:
+    def fail_once(store: LyingStore, key: str, data: Data) -> bool:
+        if store.num_calls == 1 or b"writer 0" in bytes(data):
+            raise StoreError("503")
+        return MemoryStore.write_if_absent(store, key, data)
+
+    store = LyingStore(fail_once)
+    with pytest.raises(StoreError, match="503"):
+        check_commits_once(store, store.url)
+    assert len(store.deleted) == 1
+    assert list(store.list()) == []
 
 
 def test_a_store_that_fails_is_no_liar() -> None:

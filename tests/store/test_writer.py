@@ -1,7 +1,6 @@
 """Writing: what is acknowledged is there, what is refused leaves nothing, what is stored is stored as the schema says."""
 
 import json
-import resource
 import subprocess
 import sys
 import textwrap
@@ -356,12 +355,16 @@ def run(code: str, *arguments: object, timeout_s: float = 120) -> str:
     return completed.stdout
 
 
+PEAK_MIB = """
+    def peak_mib():  # ru_maxrss would be the parent's, where that is larger: it survives exec
+        return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) >> 10
+"""
 WRITE_2_GB = """
-    import resource, sys, numpy, numcodecs
+    import sys, numpy, numcodecs
     import chunkstore as cs
     schema = {"noise": cs.Array("float64", (512,), codec=None), "smooth": cs.Array("int64", (512,)), "bytes": cs.Bytes()}
     writer_ = cs.create(sys.argv[1], schema)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     noise = numpy.random.default_rng(0).random((512, 512))
     smooth = numpy.arange(512 * 512).reshape(512, 512)
     blob = noise.tobytes()[:4096]
@@ -370,14 +373,13 @@ WRITE_2_GB = """
         while written < 2 << 30:
             writer_.write_batch({"noise": noise, "smooth": smooth, "bytes": [blob] * 512})
             written += noise.nbytes + smooth.nbytes + 512 * len(blob)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+    print(peak_mib() - before)
 """
 
 
 def test_writing_2_gb_takes_less_than_512_mb_of_memory(tmp_path: Path) -> None:
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes on Linux, as the script assumes
-    peak_mib = int(run(WRITE_2_GB, tmp_path / "ds"))
-    assert peak_mib < 512 * 1000**2 / 2**20
+    peak_mib = int(run(PEAK_MIB + WRITE_2_GB, tmp_path / "ds"))
+    assert 16 < peak_mib < 512 * 1000**2 / 2**20  # some buffers are full at least, else nothing was measured
     assert len(list((tmp_path / "ds").glob("fragments/*/0/noise/c/*/0"))) >= 5
 
 
@@ -391,7 +393,7 @@ def test_shards_are_uploaded_as_they_fill(tmp_path: Path) -> None:
 
 
 ONE_GB = """
-    import resource, sys
+    import sys
     import chunkstore as cs
     size = 1 << 30
     data = bytes(range(251)) * (size // 251 + 1)
@@ -403,13 +405,15 @@ ONE_GB = """
     ds = cs.open(sys.argv[1])
     assert ds[0]["blob"] == b"before" and ds[2]["blob"] == b"after"
     assert ds[1]["blob"] == data
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+    print(peak_mib())
 """
 
 
 def test_a_sample_of_1_gb_is_written_and_read_back(tmp_path: Path) -> None:
-    peak_mib = int(run(ONE_GB, tmp_path / "ds"))
-    assert peak_mib < 4096
+    peak_mib = int(run(PEAK_MIB + ONE_GB, tmp_path / "ds"))
+    assert (
+        2048 < peak_mib < 4096
+    )  # what was given and what was read are both there at the end, else nothing was measured
 
 
 def test_one_sample_at_a_time_costs_no_sink_call_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
