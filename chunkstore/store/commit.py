@@ -199,13 +199,13 @@ def _put(store: Store, version: Version) -> bool:
     """Put a version document; whether it is there and ours, however unclear the store's answer was."""
     key, data = version_key(version.number), seal(version.to_json())
     _parse(store, version.number, data)  # what could not be read again must not become the latest version
-    failure, clear = None, True
+    failure = None
     for _ in range(3):
         try:
             if store.write_if_absent(key, data):
                 return True
         except StoreError as error:
-            failure, clear = error, False
+            failure = error
         try:
             there = _read_document(store, version.number)
         except StoreError as error:
@@ -213,11 +213,10 @@ def _put(store: Store, version: Version) -> bool:
             continue
         if there is not None:
             return there.writer == version.writer
-        clear = True
-    state = (
-        "left nothing" if clear else "may or may not have been taken: look with chunkstore.open before you write again"
-    )
-    raise StoreError(f"{store.url}/{key}: the commit failed and {state}") from failure
+    raise StoreError(
+        f"{store.url}/{key}: the commit failed, and what was sent may yet arrive: look with chunkstore.versions before you "
+        "write the samples again"
+    ) from failure
 
 
 def _probe_from(store: Store, number: int) -> Version | None:

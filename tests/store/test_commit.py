@@ -83,13 +83,13 @@ def test_a_failure_before_the_commit_is_tried_again_and_makes_one_version(locati
     assert find_latest(store).number == 2  # type: ignore[union-attr]
 
 
-def test_a_commit_that_never_arrives_says_that_it_left_nothing(local: Any) -> None:
+def test_a_commit_that_never_arrives_says_that_it_failed(local: Any) -> None:
     store = begin(local)
 
     def fail(real: Store, key: str, data: bytes) -> bool:
         raise StoreError("connection refused")
 
-    with pytest.raises(StoreError, match="failed and left nothing") as caught:
+    with pytest.raises(StoreError, match="failed, and what was sent may yet arrive") as caught:
         commit_nothing(Wrapped(store, fail))
     assert "refused" in str(caught.value.__cause__)
     assert find_latest(store).number == 1  # type: ignore[union-attr]
@@ -103,7 +103,7 @@ def test_a_commit_whose_fate_cannot_be_asked_says_so(local: Any, monkeypatch: py
         monkeypatch.setattr(type(store), "read", lambda *_, **__: (_ for _ in ()).throw(StoreError("gone")))
         raise StoreError("connection reset")
 
-    with pytest.raises(StoreError, match="may or may not have been taken"):
+    with pytest.raises(StoreError, match="may yet arrive"):
         commit_nothing(Wrapped(store, put_and_fail))
     monkeypatch.undo()
     assert find_latest(store).number == 2  # type: ignore[union-attr]
