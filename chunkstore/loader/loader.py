@@ -14,6 +14,7 @@ import numpy as np
 from chunkstore.errors import StateMismatch
 from chunkstore.kernels.columns import Column, gather
 from chunkstore.loader.device import as_tensor, import_torch, torch_column
+from chunkstore.loader.epochs import MAX_EPOCH
 from chunkstore.loader.prefetch import Budget, Columns, Prefetcher
 from chunkstore.loader.ranks import resolve_rank
 from chunkstore.loader.sizes import mean_sample_nbytes, sample_sizes
@@ -161,12 +162,7 @@ class Loader:
         """
         if self._in_pass:
             self._epoch, self._consumed, self._in_pass = self._epoch + 1, 0, False
-        share, num_samples = self._share(), len(self.dataset)
-        if num_samples and not share.steps(0, num_samples):
-            raise ValueError(
-                f"{num_samples} samples make no whole step of {share.global_batch}, and drop_last is on; use a smaller batch, "
-                "drop_last=False or pad=True"
-            )
+        share, num_samples = self.check_epoch_has_steps(), len(self.dataset)
         self._begun = self._consumed
         self._pass = object()
         return self._moving_cursor(self._pass, share, self._epoch, share.steps(self._consumed, num_samples))
@@ -187,6 +183,20 @@ class Loader:
         finally:
             prefetcher.close()
 
+    def check_epoch_has_steps(self) -> Share:
+        """This rank's share, if an epoch of the dataset has any steps or the dataset is empty.
+
+        Raises:
+            ValueError: there are fewer samples than one batch, and `drop_last` leaves them out.
+        """
+        share, num_samples = self._share(), len(self.dataset)
+        if num_samples and not share.steps(0, num_samples):
+            raise ValueError(
+                f"{num_samples} samples make no whole step of {share.global_batch}, and drop_last is on; use a smaller batch, "
+                "drop_last=False or pad=True"
+            )
+        return share
+
     def worker_batches(self, worker: int, num_workers: int, epoch: int) -> Iterator[Batch]:
         """The batches of steps worker, worker + num_workers, … of an epoch: what one worker of a torch DataLoader yields."""
         share, num_samples = self._share(), len(self.dataset)
@@ -196,11 +206,14 @@ class Loader:
     def set_epoch(self, epoch: int) -> None:
         """Put the cursor at the beginning of an epoch.
 
-        Does nothing if that epoch is the next to begin, or to go on after `load_state_dict`.
+        Of an epoch that is being iterated over, or that stands elsewhere, the place is discarded: what was left of it is not
+        served, and iterators that live no longer move the cursor. Does nothing if the epoch is the next to begin, or to go
+        on after `load_state_dict`.
+
+        Raises:
+            ValueError: `epoch` is negative or 2^62 or more.
         """
-        epoch = operator.index(epoch)
-        if epoch < 0:
-            raise ValueError(f"epoch={epoch}: epochs count from 0")
+        epoch = checked_epoch(epoch)
         if epoch != self._epoch or self._in_pass:
             self._place_cursor(epoch, 0)
 
@@ -349,7 +362,31 @@ class Loader:
         )
 
 
+def checked_epoch(epoch: int) -> int:
+    """The epoch as an int.
+
+    Raises:
+        ValueError: it is negative or 2^62 or more, or no integer.
+    """
+    checked = _integer("epoch", epoch)
+    if not 0 <= checked <= MAX_EPOCH:
+        raise ValueError(f"epoch={epoch}: epochs count from 0, up to 2^62 - 1")
+    return checked
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}={value!r}: an integer is needed")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r}: an integer is needed") from None
+
+
 def _at_least(least: int, name: str, value: int | None) -> int | None:
-    if value is not None and operator.index(value) < least:
+    if value is None:
+        return None
+    checked = _integer(name, value)
+    if checked < least:
         raise ValueError(f"{name}={value}: at least {least} is needed")
-    return None if value is None else operator.index(value)
+    return checked

@@ -1,9 +1,8 @@
 """Datasets for torch's DataLoader: the Loader's own batches in its order, whatever the workers and however they start."""
 
+import gc
 import json
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
 
 import numpy as np
 import pytest
@@ -66,40 +65,68 @@ def test_a_stream_left_early_is_followed_by_the_next_epoch_on_all_workers(url, w
     assert labels(batches) == expected(url, 1)
 
 
-def test_a_pass_that_some_workers_never_began_does_not_set_them_apart(url):
-    """As when an iterator is dropped as soon as it is made: worker 0 has counted a pass, worker 1 has not."""
-    epochs = cs.torch.StreamDataset(url, 8, **ORDER)._epochs
-    assert epochs.begin_pass_of_worker(0, 11) == 0
-    assert [epochs.begin_pass_of_worker(worker, 12) for worker in (1, 0, 2)] == [1, 1, 1]
-    assert [epochs.begin_pass_of_worker(worker, 13) for worker in (2, 1, 0)] == [2, 2, 2]
-    # the same base seed again, as after torch.manual_seed, and as in workers that persist
-    assert [epochs.begin_pass_of_worker(worker, 13) for worker in (1, 0, 2)] == [3, 3, 3]
-    epochs.set(7)
-    assert [epochs.begin_pass_of_worker(worker, 13) for worker in (0, 1, 2)] == [7, 7, 7]
-    assert epochs.begin_pass() == 8
-    assert [epochs.begin_pass_of_worker(worker, -5) for worker in (0, 1, 2)] == [9, 9, 9]
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_worker_killed_before_it_began_does_not_mix_epochs(url, monkeypatch, persistent):
+    """Worker 1 starts so late that DataLoader kills it; then torch is seeded again, so the next pass has the same seed."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    slow_s = [30.0]
+
+    def begin(worker):
+        time.sleep(slow_s[0] if worker == 1 else 0)
+
+    stream = cs.torch.StreamDataset(url, 8, **ORDER)
+    options = {"num_workers": 2, "multiprocessing_context": "fork", "worker_init_fn": begin}
+    torch.manual_seed(0)
+    for batch in loader_of(stream, **options):
+        assert batch["y"].tolist() == expected(url, 0)[0]
+        break
+    slow_s[0] = 0.0
+    torch.manual_seed(0)
+    batches = loader_of(stream, persistent_workers=persistent, **options)
+    assert labels(batches) == expected(url, 1)
+    assert labels(batches) == expected(url, 2)
 
 
-def test_workers_that_begin_at_the_same_moment_agree(url):
-    epochs = cs.torch.StreamDataset(url, 8, **ORDER)._epochs
-    num_workers, num_passes = 4, 500
-    together = threading.Barrier(num_workers)
+def test_set_epoch_leaves_a_pass_alone_that_some_workers_have_begun(url, monkeypatch):
+    delay_s = 2.0
+    stream = cs.torch.StreamDataset(url, 8, **ORDER)
+    batches = iter(
+        loader_of(
+            stream,
+            num_workers=2,
+            multiprocessing_context="fork",
+            worker_init_fn=lambda worker: time.sleep(delay_s * worker),
+        )
+    )
+    first = next(batches)
+    stream.set_epoch(7)
+    assert labels([first, *batches]) == expected(url, 0)
+    assert labels(loader_of(stream)) == expected(url, 7)
 
-    def begin_passes(worker):
-        found = []
-        for number in range(num_passes):
-            together.wait(30)
-            found.append(epochs.begin_pass_of_worker(worker, number // 3))
-        return found
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(num_workers) as pool:
-            found = list(pool.map(begin_passes, range(num_workers)))
-    finally:
-        sys.setswitchinterval(interval)
-    assert found == [list(range(num_passes))] * num_workers
+def test_two_passes_at_once_are_two_epochs(url):
+    batches = loader_of(cs.torch.StreamDataset(url, 8, **ORDER), num_workers=2, multiprocessing_context="fork")
+    both = list(zip(batches, batches, strict=True))
+    passes = [labels(batch[i] for batch in both) for i in (0, 1)]
+    assert sorted(passes) == sorted(expected(url, epoch) for epoch in (0, 1))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_of_less_than_a_batch_is_an_error_as_of_a_loader(url, workers):
+    stream = cs.torch.StreamDataset(url, 98, **ORDER)
+    context = {"multiprocessing_context": "fork"} if workers else {}
+    with pytest.raises(ValueError, match="97 samples make no whole step of 98"):
+        list(loader_of(stream, num_workers=workers, **context))
+
+
+def test_notes_of_epochs_go_with_the_stream(url):
+    stream = cs.torch.StreamDataset(url, 8, **ORDER)
+    stream.set_epoch(3)
+    path = stream._epochs._path
+    assert path.exists()
+    del stream
+    gc.collect()
+    assert not path.exists()
 
 
 def test_equal_torch_seeds_do_not_stop_epochs(url):
