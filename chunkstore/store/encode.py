@@ -2,8 +2,9 @@
 
 `encode_value` takes the value of a field for one sample, checks it against the field's type and gives it as stored;
 `encode_column` does so for several samples, `join_values` makes a column (`kernels/columns.py`) of values. What does not fit
-is a `SampleError` naming field and sample; nothing is converted that would change a number. Before it: `Writer.write`; after
-it: `fields.py`.
+is a `SampleError` naming field and sample. Nothing is converted that would change a number, but for one thing: Python floats
+are rounded to the field's float16 or float32, as Python itself has only float64. Before it: `Writer.write`; after it:
+`fields.py`.
 """
 
 import math
@@ -22,9 +23,16 @@ from chunkstore.store.present import RaggedBatch
 Value = npt.NDArray[Any] | bytes
 """One sample's value as it is stored: an array of the field's stored dtype, or the bytes of `Image`, `Text` and `Bytes`."""
 
+_TAKEN: dict[str, tuple[type, ...]] = {"b": (bool,), "i": (int,), "u": (int,), "f": (int, float)}
+_NUMBERS = frozenset({int, float, bool})
+_MAX_NESTING = 32
+
 
 def encode_value(name: str, field: Field, value: Any, index: int) -> Value:
     """Check and convert one sample's value; the result may share memory with what was given.
+
+    Arrays, NumPy scalars and tensors go by their dtype, also within lists: float64 is refused for float32. Python integers
+    must be exact, in float fields too; Python floats are rounded to the field's dtype (and refused for bfloat16 if inexact).
 
     Args:
         name: The field, for errors.
@@ -76,8 +84,10 @@ def encode_column(name: str, field: Field, values: Any, first: int) -> Column:
     Raises:
         SampleError: a value does not fit the field's type.
     """
-    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
-        raise SampleError(f"field {name!r}: a sequence with one value a sample is needed, not {_kind(values)}")
+    if isinstance(values, str | bytes | Mapping | set | frozenset) or not hasattr(values, "__len__"):
+        raise SampleError(
+            f"field {name!r}, sample {first}: a sequence with one value a sample is needed, not {_kind(values)}"
+        )
     if isinstance(values, RaggedBatch):
         return _ragged_column(name, field, values, first)
     if isinstance(field, Array) and (column := _whole_column(name, field, values, first)) is not None:
@@ -103,7 +113,7 @@ def column_length(values: Any) -> int | None:
 def _whole_column(name: str, field: Array, values: Any, first: int) -> npt.NDArray[Any] | None:
     """The column converted at once: arrays, tensors, and sequences of Python numbers; None where samples go one by one."""
     is_array = isinstance(values, np.ndarray) or hasattr(values, "detach")
-    if not is_array and any(_has_dtype(value) for value in values):
+    if not is_array and not _has_dtype(values) and any(_has_dtype(t) for t in set(map(type, values))):
         return None
     try:
         array = _numbers(field, values)
@@ -114,9 +124,8 @@ def _whole_column(name: str, field: Array, values: Any, first: int) -> npt.NDArr
     if array.shape[1:] != field.shape or array.ndim == 0:
         if not is_array:
             return None
-        raise SampleError(
-            f"field {name!r}, {_samples(first, len(array))}: shape {array.shape[1:]} a sample, the schema says {field.shape}"
-        )
+        where = f"field {name!r}, {_samples(first, column_length(array))}"
+        raise SampleError(f"{where}: shape {array.shape[1:]} a sample, the schema says {field.shape}")
     return array
 
 
@@ -178,6 +187,7 @@ def _batch_shapes(
 
 
 def _batch_integers(what: str, given: Any, rank: int) -> npt.NDArray[Any]:
+    _refuse_masked(given)
     array = np.asarray(_from_torch(given) if hasattr(given, "detach") else given)
     if array.dtype.kind not in "iu" or array.ndim != rank:
         if array.size == 0 and array.ndim == rank and not _has_dtype(given):  # [], which has no dtype
@@ -214,20 +224,35 @@ def _ragged(field: Ragged, value: Any) -> npt.NDArray[Any]:
     return array
 
 
-def _numbers(field: Array | Ragged, value: Any) -> npt.NDArray[Any]:
+def _numbers(field: Array | Ragged, value: Any, depth: int = 0) -> npt.NDArray[Any]:
     """The value as an array of the stored dtype, or ValueError where that would change a number."""
-    dtype = stored_dtype(field)
+    if type(value) in _NUMBERS:
+        return _from_python(field, value, {type(value)})
     if hasattr(value, "detach"):  # a torch tensor, without importing torch
         value = _from_torch(value)
-    array = np.asarray(value)
-    if field.dtype == "bfloat16":
-        return _bfloat16_bits(value, array)
-    if _has_dtype(value):
-        same_kind = array.dtype.kind == dtype.kind or (array.dtype.kind, dtype.kind) == ("u", "i")
-        if not (same_kind and np.can_cast(array.dtype, dtype, "safe")):
-            raise ValueError(f"dtype {array.dtype}, the schema says {field.dtype}; convert it first")
-        return array.astype(dtype, copy=False)
-    return array if array.dtype == dtype else _from_python(value, array, dtype, field.dtype)
+    if _has_dtype(value) or not isinstance(value, Sequence) or isinstance(value, str | bytes | bytearray | memoryview):
+        return _from_array(field, value)
+    if depth > _MAX_NESTING:
+        raise ValueError(f"lists nested more than {_MAX_NESTING} deep")
+    types = _types_in(value)
+    if all(issubclass(t, int | float) and not issubclass(t, np.generic) for t in types):
+        return _from_python(field, value, types)
+    if len(types) == 1 and issubclass(next(iter(types)), np.generic):
+        return _from_array(field, np.asarray(value))
+    # One by one: NumPy would join them under a dtype that none of them has, and forget masks.
+    return np.array([_numbers(field, inner, depth + 1) for inner in value])
+
+
+def _types_in(value: Sequence[Any], depth: int = 0) -> set[type]:
+    """The types of what lists and tuples hold, at any depth."""
+    types = set(map(type, value))
+    if types <= _NUMBERS:
+        return types
+    if nested := {t for t in types if issubclass(t, list | tuple)}:
+        types -= nested
+        if depth < _MAX_NESTING:
+            types = types.union(*(_types_in(inner, depth + 1) for inner in value if isinstance(inner, list | tuple)))
+    return types
 
 
 def _has_dtype(value: Any) -> bool:
@@ -235,36 +260,77 @@ def _has_dtype(value: Any) -> bool:
     return hasattr(value, "dtype")
 
 
-def _from_python(value: Any, array: npt.NDArray[Any], dtype: np.dtype[Any], said: str) -> npt.NDArray[Any]:
+def _refuse_masked(value: Any) -> None:
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError("an element is masked, and masks are not stored; fill or drop masked values first")
+
+
+def _from_array(field: Array | Ragged, value: Any) -> npt.NDArray[Any]:
+    """Arrays, NumPy scalars and buffers, by dtype: only what every number of their dtype survives."""
+    _refuse_masked(value)
+    array, dtype = np.asarray(value), stored_dtype(field)
+    if array.dtype.kind in "OSU" and not _has_dtype(value):
+        raise ValueError(f"{_kind(value)} where the schema says {field.dtype}")
+    if field.dtype == "bfloat16":
+        if array.dtype.name == "bfloat16":
+            return array.view(np.uint16).astype("<u2", copy=False)
+        if array.size and array.dtype != np.float32:
+            raise ValueError(
+                f"dtype {array.dtype}, the schema says bfloat16; give torch.bfloat16, ml_dtypes.bfloat16 or float32"
+            )
+        return _bfloat16_bits(array)
+    same_kind = array.dtype.kind == dtype.kind or (array.dtype.kind, dtype.kind) == ("u", "i")
+    if not (same_kind and np.can_cast(array.dtype, dtype, "safe")):
+        raise ValueError(f"dtype {array.dtype}, the schema says {field.dtype}; convert it first")
+    return array.astype(dtype, copy=False)
+
+
+def _from_python(field: Array | Ragged, value: Any, types: set[type]) -> npt.NDArray[Any]:
     """Python numbers and lists of them, by value: integers must be exact, floats are rounded as Python rounds them."""
+    dtype = np.dtype("<f4") if field.dtype == "bfloat16" else stored_dtype(field)
+    taken = _TAKEN[dtype.kind]
+    for t in types:
+        if not issubclass(t, taken) or (issubclass(t, bool) and dtype.kind != "b"):
+            raise ValueError(f"{t.__qualname__} where the schema says {field.dtype}")
+    array = np.asarray(value)
     if array.size == 0:
-        return array.astype(dtype)
-    if dtype.kind in "iu" and array.dtype.kind in "fO":  # where some are beyond int64, NumPy looks for a wider type
-        array = np.asarray(value, object)
-        if not all(type(number) is int for number in array.flat):
-            raise ValueError(f"{_kind(array.reshape(-1)[:1].tolist()[0])} where the schema says {said}")
-    elif array.dtype.kind not in {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[dtype.kind]:
-        raise ValueError(f"{_kind(array.reshape(-1)[:1].tolist()[0])} where the schema says {said}")
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if int(array.min()) < limits.min or int(array.max()) > limits.max:
-            raise ValueError(f"{array.min()}…{array.max()} does not fit {said}")
-        return array.astype(dtype)
+        return array.astype(stored_dtype(field))
+    if dtype.kind != "f":
+        return array if array.dtype == dtype else _integers(field, value, array, dtype)
     with np.errstate(over="ignore"):
         numbers = array.astype(dtype)
-    if dtype.kind == "f" and (np.isinf(numbers) & np.isfinite(array)).any():
-        raise ValueError(f"a number of {array.min()}…{array.max()} is beyond {said}")
-    return numbers
+    if array.dtype.kind == "f" and (np.isinf(numbers) & np.isfinite(array)).any():
+        raise ValueError(f"a number of {array.min()}…{array.max()} is beyond {field.dtype}")
+    if types != {float}:
+        _check_integers_survive(field, value, array, numbers)
+    return _bfloat16_bits(array if array.dtype.kind == "f" else numbers) if field.dtype == "bfloat16" else numbers
 
 
-def _bfloat16_bits(value: Any, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """bfloat16 of torch or ml_dtypes as they are; float32 and Python floats where bfloat16 holds them exactly."""
-    if array.dtype.name == "bfloat16":
-        return array.view(np.uint16).astype("<u2", copy=False)
-    if array.size and array.dtype != np.float32 and (_has_dtype(value) or array.dtype.kind not in "fiu"):
-        raise ValueError(
-            f"dtype {array.dtype}, the schema says bfloat16; give torch.bfloat16, ml_dtypes.bfloat16 or float32"
-        )
+def _integers(field: Array | Ragged, value: Any, array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    if array.dtype.kind in "fO":  # where some are beyond int64, NumPy looks for a wider type
+        array = np.asarray(value, object)
+    limits = np.iinfo(dtype)
+    if int(array.min()) < limits.min or int(array.max()) > limits.max:
+        raise ValueError(f"{array.min()}…{array.max()} does not fit {field.dtype}")
+    return array.astype(dtype)
+
+
+def _check_integers_survive(
+    field: Array | Ragged, value: Any, array: npt.NDArray[Any], numbers: npt.NDArray[Any]
+) -> None:
+    """Refuse Python integers that floats round; below 2^digits none is."""
+    limit = 1 << np.finfo(numbers.dtype).nmant + 1
+    if array.dtype.kind != "O" and bool(((array > -limit) & (array < limit)).all()):
+        return
+    for given, stored in zip(np.asarray(value, object).flat, numbers.flat, strict=True):
+        if isinstance(given, int) and not np.isfinite(stored):
+            raise ValueError(f"{given} is beyond {field.dtype}")
+        if isinstance(given, int) and int(stored) != given:
+            raise ValueError(f"{given} is a number that {field.dtype} does not hold exactly; give a float to round it")
+
+
+def _bfloat16_bits(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The bits of float32 or float64 numbers that bfloat16 holds exactly."""
     with np.errstate(over="ignore"):
         floats = array.astype("<f4")
     bits = floats.view("<u4")
@@ -274,8 +340,13 @@ def _bfloat16_bits(value: Any, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _from_torch(tensor: Any) -> Any:
-    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
-    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    try:
+        tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    except RuntimeError as error:  # a meta tensor has no numbers
+        raise ValueError(
+            f"a tensor on device {tensor.device} of layout {tensor.layout} has no array: {error}"
+        ) from error
 
 
 def _text_bytes(_: Any, value: Any) -> bytes:
@@ -297,6 +368,7 @@ def _image_bytes(field: Any, value: Any) -> bytes:
         return data
     if hasattr(value, "detach"):
         value = _from_torch(value)
+    _refuse_masked(value)
     if isinstance(value, np.ndarray) or hasattr(value, "getbands"):
         return encode_image(value, field.format, field.mode, field.quality)
     raise TypeError(

@@ -8,6 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from hypothesis import given as given_any
+from hypothesis import strategies as st
 from PIL import Image
 
 import chunkstore as cs
@@ -85,7 +87,7 @@ def test_integers_at_the_edges_of_a_dtype_are_exact(dtype: str) -> None:
         (cs.Array("uint64"), 1 << 64, "does not fit uint64"),
         (cs.Array("uint64", (2,)), [1.5, 2**63], "float where"),
         (cs.Array("bfloat16"), 1.0001, "bfloat16 does not hold exactly"),
-        (cs.Array("bfloat16"), 1e300, "bfloat16 does not hold exactly"),
+        (cs.Array("bfloat16"), 1e300, "beyond bfloat16"),
         (cs.Array("bfloat16"), 2**24 + 1, "bfloat16 does not hold exactly"),
         (cs.Array("bfloat16"), np.float64(1), "dtype float64"),
         (cs.Ragged("float32", (None, 3)), np.zeros((2, 2), "f4"), "shape (2, 2), the schema says (None, 3)"),
@@ -176,10 +178,10 @@ def test_in_a_column_the_sample_that_does_not_fit_is_named(field: Any, given: An
         encode_column("x", field, given, 10)
 
 
-@pytest.mark.parametrize("given", [3, "abc", b"abc", None, {"a": 1}, iter([1])])
+@pytest.mark.parametrize("given", [3, "abc", b"abc", None, {"a": 1}, iter([1]), {1}, frozenset([1])])
 def test_a_column_is_a_sequence(given: Any) -> None:
     for field in (cs.Array("int64"), cs.Text(), cs.Ragged("int64")):
-        with pytest.raises(SampleError, match="a sequence with one value a sample is needed"):
+        with pytest.raises(SampleError, match="field 'x', sample 0: a sequence with one value a sample is needed"):
             encode_column("x", field, given, 0)
 
 
@@ -311,3 +313,104 @@ def test_a_column_that_gives_fewer_samples_than_it_says_is_refused() -> None:
 
     with pytest.raises(SampleError, match="says it has 3 samples, and gives 1"):
         encode_column("x", cs.Text(), Short(["a"]), 0)
+
+
+MASKED = np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0], dtype="f4")
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        (cs.Array("float32", (3,)), MASKED),
+        (cs.Array("float32"), MASKED[1]),
+        (cs.Array("float32"), np.ma.masked),
+        (cs.Array("float32", (3,)), [1.0, np.ma.masked, 3.0]),
+        (cs.Array("float32", (2, 3)), [MASKED, np.zeros(3, "f4")]),
+        (cs.Array("float32", (1, 1, 3)), [[MASKED]]),
+        (cs.Array("bfloat16", (3,)), MASKED),
+        (cs.Ragged("float32"), MASKED),
+        (cs.Ragged("float32"), list(MASKED)),
+        (cs.Ragged("float32", (None, 3)), (MASKED,)),
+        (cs.Image("png", mode="L"), np.ma.array(np.ones((2, 2), "u1"), mask=np.eye(2))),
+    ],
+)
+def test_a_mask_is_never_lost(field: Any, given: Any) -> None:
+    assert "fill or drop masked values first" in refused(field, given)
+    with pytest.raises(SampleError, match=r"field 'x', sample 7: .*fill or drop masked values first"):
+        encode_column("x", field, [given], 7)
+
+
+def test_masked_columns_are_refused_and_arrays_without_a_masked_element_are_taken() -> None:
+    free = np.ma.array([1.0, 2.0, 3.0], mask=False, dtype="f4")
+    assert value(cs.Array("float32", (3,)), free).tolist() == [1, 2, 3]
+    assert type(encode_column("x", cs.Array("float32"), free, 0)) is np.ndarray
+    for field, given in [
+        (cs.Array("float32"), MASKED),
+        (cs.Ragged("float32"), cs.RaggedBatch(MASKED, np.array([0, 3]))),
+        (cs.Ragged("float32"), cs.RaggedBatch(free, np.ma.array([0, 3], mask=[0, 1]))),
+    ]:
+        with pytest.raises(SampleError, match=r"field 'x', samples? 5.*: .*fill or drop masked values first"):
+            encode_column("x", field, given, 5)
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "reason"),
+    [
+        (cs.Array("float32"), 2**24 + 1, "16777217 is a number that float32 does not hold exactly"),
+        (cs.Array("float32", (2,)), [0.5, 2**24 + 1], "float32 does not hold exactly"),
+        (cs.Array("float16"), 2049, "float16 does not hold exactly"),
+        (cs.Array("float64"), 2**53 + 1, "float64 does not hold exactly"),
+        (cs.Array("float64", (2,)), [0.5, -(2**53) - 1], "float64 does not hold exactly"),
+        (cs.Array("float64"), 2**64 - 1, "float64 does not hold exactly"),
+        (cs.Array("bfloat16"), 257, "bfloat16 does not hold exactly"),
+        (cs.Array("bfloat16"), 2**64 - 1, "bfloat16 does not hold exactly"),
+        (cs.Array("float32", (2, 2)), [np.zeros(2), np.zeros(2)], "dtype float64"),
+        (cs.Array("float32", (2, 2)), [[0.0, 1.0], np.zeros(2)], "dtype float64"),
+        (cs.Array("float32", (2,)), [np.float64(0.1), 1.0], "dtype float64"),
+        (cs.Array("float32", (2,)), [np.float32(1), np.float64(0.1)], "dtype float64"),
+        (cs.Array("float32", (2, 2)), [torch.zeros(2, dtype=torch.float64)] * 2, "dtype float64"),
+        (cs.Array("float32", (2,)), memoryview(np.zeros(2)), "dtype float64"),
+        (cs.Ragged("float32"), [np.float64(0.1)], "dtype float64"),
+        (cs.Ragged("int64"), [np.int64(-1), np.uint64(2**63)], "dtype uint64"),
+        (cs.Array("int64", (2,)), [True, 2], "bool where the schema says int64"),
+        (cs.Array("float32", (2,)), [True, 2.0], "bool where the schema says float32"),
+        (cs.Array("float32", (2,)), [np.True_, 2.0], "dtype bool"),
+        (cs.Array("bool", (2,)), [True, 0], "int where the schema says bool"),
+        (cs.Array("float32", (2,)), torch.zeros(2, device="meta"), "meta"),
+        (cs.Ragged("float32"), torch.zeros(2, device="meta"), "meta"),
+        (cs.Image("png"), torch.zeros(2, 2, 3, dtype=torch.uint8, device="meta"), "meta"),
+    ],
+)
+def test_lists_change_no_number_that_arrays_would_not(field: Any, given: Any, reason: str) -> None:
+    assert reason in refused(field, given)
+    with pytest.raises(SampleError, match="field 'x', sample 7: "):
+        encode_column("x", field, [given], 7)
+
+
+def test_lists_that_hold_themselves_are_refused() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    refused(cs.Array("float32", (1,)), endless)
+
+
+def test_numbers_within_lists_are_taken_where_exact() -> None:
+    assert value(cs.Array("float32", (3,)), [2**24, -(2**24), 2**100]).tolist() == [2**24, -(2**24), 2**100]
+    assert value(cs.Array("float64", (2,)), [2**53, float("inf")]).tolist() == [2**53, float("inf")]
+    assert value(cs.Array("bfloat16", (2,)), [256, 0.5]).tolist() == [0x4380, 0x3F00]
+    assert value(cs.Array("int64", (3,)), [np.int8(-1), 2, np.uint32(3)]).tolist() == [-1, 2, 3]
+    assert value(cs.Array("float32", (2, 2)), [np.float32([1, 2]), [3, 4.5]]).tolist() == [[1, 2], [3, 4.5]]
+    assert value(cs.Array("bfloat16", (2,)), [ml_dtypes.bfloat16(1.5), 2]).tolist() == [0x3FC0, 0x4000]
+    assert value(cs.Ragged("int32"), range(3)).tolist() == [0, 1, 2]
+    assert value(cs.Ragged("float32", (None, 3)), []).shape == (0, 3)
+    assert value(cs.Array("float32"), 0.1) == np.float32(0.1)  # a Python float is rounded, as documented
+
+
+@given_any(st.lists(st.one_of(st.integers(-(2**70), 2**70), st.floats(width=32)), max_size=6))
+def test_a_list_into_floats_keeps_every_integer_or_is_refused(numbers: list[int | float]) -> None:
+    for dtype in ("float32", "float64"):
+        exact = all(isinstance(n, float) or int(np.dtype(dtype).type(n)) == n for n in numbers)
+        if exact:
+            stored = value(cs.Ragged(dtype), numbers)
+            assert np.array_equal(stored, np.array(numbers, dtype), equal_nan=True)
+        else:
+            refused(cs.Ragged(dtype), numbers)
