@@ -33,6 +33,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 MAX_PIXELS = 1 << 28
 
 _CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
+_EXACTLY_TO = {"L": {"1"}, "RGB": {"1", "L", "P"}, "RGBA": {"1", "L", "P", "RGB", "LA", "PA"}}  # PIL's modes
 _JPEG_DECODABLE = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # baseline, extended and progressive; Huffman and arithmetic
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame, in all its kinds
 _JPEG_MAX_SEGMENTS = 10_000  # a hostile header must not hold the interpreter for long
@@ -104,19 +105,21 @@ def encode_image(
     """Encode pixels.
 
     Args:
-        image: uint8, (height, width) for mode "L", else (height, width, 3 or 4); or a PIL image, converted to the mode.
+        image: uint8, (height, width) for mode "L", else (height, width, 3 or 4); or a PIL image of the mode, or of one
+            that converts to it without loss: "1" and "L" to every mode, "P" to "RGBA", and without transparency to "RGB".
         format: "png" is lossless; "webp" is lossless when quality is None; "jpeg" never is.
         mode: What is stored; "RGBA" not in JPEG.
         quality: 1 to 100, for "jpeg" and for lossy "webp".
 
     Raises:
-        ValueError: An array of another dtype or shape, a size beyond the format, or a quality missing or out of range.
+        ValueError: An array of another dtype or shape, a PIL image that would lose something, a size beyond the format, or a
+            quality missing or out of range.
     """
     from PIL import Image
 
     _check_encoding(format, mode, quality)
     if isinstance(image, Image.Image):
-        source = _converted(image, mode)
+        source = _converted_exactly(image, mode)
     else:
         pixels = np.asarray(image)
         shape = "(height, width)" if mode == "L" else f"(height, width, {_CHANNELS[mode]})"
@@ -296,6 +299,21 @@ def _opened(file: io.BytesIO, format: Format) -> "ImageFile.ImageFile":
     else:
         from PIL.WebPImagePlugin import WebPImageFile as Reader  # type: ignore[assignment]
     return Reader(file)
+
+
+def _converted_exactly(image: "Image.Image", mode: Mode) -> "Image.Image":
+    """Convert where every pixel comes back; what loses colour, depth or transparency is the caller's to say."""
+    exact = image.mode == mode or image.mode in _EXACTLY_TO[mode]
+    if exact and not (mode not in ("RGBA", image.mode) and image.has_transparency_data):
+        try:
+            return image if image.mode == mode else image.convert(mode)
+        except _PILLOW_ERRORS as error:
+            raise ValueError(f"a PIL image of mode {image.mode} does not load: {error}") from error
+    deep = ", which clips to 0–255: scale the pixels before" if image.mode[:1] in ("I", "F") else ""
+    raise ValueError(
+        f"a PIL image of mode {image.mode}{' with transparency' if image.has_transparency_data else ''} would change as it"
+        f' becomes {mode}; if that is meant, give image.convert("{mode}"){deep}'
+    )
 
 
 def _converted(image: "Image.Image", mode: Mode) -> "Image.Image":

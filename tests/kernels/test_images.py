@@ -88,12 +88,48 @@ def test_lossy_quality_is_obeyed(quality):
         assert data == saved(Image.fromarray(pixels), format.upper(), quality=quality)
 
 
-def test_pil_images_are_converted_to_the_mode():
-    image = Image.fromarray(picture(9, 8, 4))
-    assert decode_image(encode_image(image, "png", "L"), "png", "L").shape == (9, 8)
-    np.testing.assert_array_equal(
-        decode_image(encode_image(image, "png", "RGB"), "png", "RGB"), np.asarray(image.convert("RGB"))
-    )
+def pil_image(mode: str) -> Image.Image:
+    if mode.endswith("+transparency"):
+        image = pil_image(mode.removesuffix("+transparency"))
+        image.info["transparency"] = 0
+        return image
+    colour = Image.fromarray(picture(9, 8, 3))
+    if mode == "P":
+        return colour.quantize(16)
+    if mode == "I;16":
+        return Image.fromarray(np.full((9, 8), 40_000, np.uint16))
+    return colour.convert("RGBA").convert(mode) if mode in ("LA", "PA") else colour.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("given_mode", "mode"),
+    [("1", "L"), ("1", "RGB"), ("L", "RGB"), ("P", "RGB"), ("RGB", "RGB"), ("L", "L"), ("RGBA", "RGBA"), ("1", "RGBA"),
+     ("P", "RGBA"), ("P+transparency", "RGBA"), ("RGB", "RGBA"), ("L", "RGBA"), ("LA", "RGBA")],
+)  # fmt: skip
+def test_pil_images_are_converted_where_nothing_is_lost(given_mode, mode):
+    image = pil_image(given_mode)
+    pixels = decode_image(encode_image(image, "png", mode), "png", mode)
+    np.testing.assert_array_equal(pixels, np.asarray(image.convert(mode)))
+
+
+@pytest.mark.parametrize(
+    ("given_mode", "mode"),
+    [("RGBA", "RGB"), ("RGBA", "L"), ("RGB", "L"), ("P", "L"), ("LA", "L"), ("LA", "RGB"), ("P+transparency", "RGB"),
+     ("L+transparency", "RGB"), ("PA", "RGB"), ("CMYK", "RGB"), ("YCbCr", "RGB"), ("HSV", "RGB"), ("I", "L"), ("I;16", "L"),
+     ("F", "L"), ("F", "RGB"), ("CMYK", "RGBA")],
+)  # fmt: skip
+def test_pil_images_that_would_lose_something_are_refused_with_what_to_call(given_mode, mode):
+    image = pil_image(given_mode)
+    told = rf"PIL image of mode {image.mode}.* would change as it becomes {mode}; .*image\.convert\(\"{mode}\"\)"
+    with pytest.raises(ValueError, match=told) as caught:
+        encode_image(image, "png", mode)
+    assert ("scale the pixels" in str(caught.value)) == (image.mode[0] in "IF")
+
+
+def test_a_pil_image_cut_short_is_refused():
+    data = saved(Image.fromarray(picture(64, 64, 1)[..., 0]), "PNG")
+    with pytest.raises(ValueError, match=r"does not load|does not encode"):
+        encode_image(Image.open(io.BytesIO(data[: len(data) // 2])), "png", "RGB")
 
 
 def test_colours_under_full_transparency_survive_lossless_webp():
