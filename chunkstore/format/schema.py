@@ -63,8 +63,8 @@ class _Storage:
         for name, value in (("chunk", rows), ("shard", self.shard)):
             if value is not None and not _is_power_of_two(value):
                 raise SchemaError(f"{name}={value!r}: a power of two is needed, so that chunks, shards and blocks nest")
-        if self.block_nbytes is not None and self.block_nbytes < 1:
-            raise SchemaError(f"block_nbytes={self.block_nbytes!r}: at least 1 is needed")
+        if self.block_nbytes is not None and not (type(self.block_nbytes) is int and self.block_nbytes >= 1):
+            raise SchemaError(f"block_nbytes={self.block_nbytes!r}: an int of at least 1 is needed")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
