@@ -13,11 +13,13 @@ from urllib.parse import unquote, urlsplit
 
 from chunkstore.store.interface import Data, HasPaths, Store, Upload, check_key
 from chunkstore.store.local import LocalStore
-from chunkstore.store.options import printable_url
+from chunkstore.store.options import check_object_options, printable_url
 
 __all__ = ["Data", "HasPaths", "LocalStore", "Store", "Upload", "check_key", "open_store"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# Path("s3://bucket/x") is s3:/bucket/x; one letter is a drive. Absolute where something resolved it before us.
+_COLLAPSED_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?=/)")
 _OBJECT_SCHEMES = frozenset({"s3", "gs", "az", "http", "https"})
 
 
@@ -37,12 +39,20 @@ def open_store(
         filesystem: an fsspec file system object to use, in which case `url` is a path or URL of it.
 
     Raises:
-        ValueError: the URL or an option is not understood, the URL carries credentials or a query, or it is plain http to
-            another machine.
+        ValueError: the URL (a str, since a Path mangles it) or an option is not understood, the URL carries credentials or a
+            query, or it is plain http to another machine.
     """
     location = os.fspath(url)
+    if not isinstance(url, str) and (collapsed := _COLLAPSED_URL.match(str(location))):
+        raise ValueError(
+            f"a path that begins with {collapsed.group()} is a URL that a Path has mangled; pass URLs as str"
+        )
     if not isinstance(location, str) or not location:
         raise ValueError("a store is opened by a path or a URL, and this is empty or bytes")
+    if storage_options is not None and not isinstance(storage_options, Mapping):
+        raise ValueError(
+            f"storage_options of {printable_url(location)} are a dict, not {type(storage_options).__name__}"
+        )
     options = dict(storage_options or {})
     if filesystem is not None:
         from chunkstore.store.filesystem import open_filesystem
@@ -66,6 +76,7 @@ def open_store(
             from chunkstore.store.object import ObjectStore
 
             _refuse_credentials(location)
+            check_object_options(location, options)
             return ObjectStore(location, options)
     from chunkstore.store.filesystem import open_filesystem_url
 

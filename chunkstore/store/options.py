@@ -24,6 +24,14 @@ RETRY_CONFIG: Mapping[str, Any] = {
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
 }
 
+_CLIENT_OPTION_NAMES = frozenset(
+    """allow_http allow_invalid_certificates connect_timeout default_content_type default_headers http1_only http2_only
+    http2_keep_alive_interval http2_keep_alive_timeout http2_keep_alive_while_idle http2_max_frame_size pool_idle_timeout
+    pool_max_idle_per_host proxy_ca_certificate proxy_excludes proxy_url randomize_addresses read_timeout root_certificate
+    timeout user_agent""".split()
+)
+_MAPPINGS = ("client_options", "retry_config", "client_kwargs")
+
 _S3FS_NAMES = {
     "key": "access_key_id",
     "secret": "secret_access_key",
@@ -50,6 +58,35 @@ _PATTERNS = (
     (re.compile(r"(https?://[^\s?\"']+)\?[^\s\"')]+"), r"\1"),  # a signed URL's query
     (re.compile(r"(?i)(signature|authorization|credential)\s*[=:]\s*[^\s,;&<]+"), r"\1=***"),
 )
+
+
+def check_object_options(url: str, options: Mapping[str, Any]) -> None:
+    """See that options are of types that obstore takes, since what it says of others names neither option nor URL.
+
+    Args:
+        url: whose options they are, for errors.
+        options: as the user gave them.
+
+    Raises:
+        ValueError: an option is of the wrong type, or a client option is not known.
+    """
+    where = f"storage_options of {printable_url(url)}"
+    for name, value in options.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{where}: names are str, not {type(name).__name__}")
+        if name in _MAPPINGS:
+            if value is not None and not isinstance(value, Mapping):
+                raise ValueError(f"{where}: {name} is a dict, not {type(value).__name__}")
+        elif name != "credential_provider" and not isinstance(value, str | bool | timedelta | None):
+            raise ValueError(f"{where}: {name} is a str, not {type(value).__name__}")
+    for name, value in (options.get("client_options") or {}).items():
+        if name not in _CLIENT_OPTION_NAMES:
+            raise ValueError(
+                f"{where}: client_options[{name!r}] is not known; there are {', '.join(sorted(_CLIENT_OPTION_NAMES))}"
+            )
+        taken = Mapping if name == "default_headers" else str | bool | timedelta | bytes
+        if not isinstance(value, taken):
+            raise ValueError(f"{where}: client_options[{name!r}] cannot be {type(value).__name__}")
 
 
 def translate_s3_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,39 @@ def test_a_path_is_a_local_store_however_written(tmp_path: Path, form: str) -> N
     assert store.url == str(folder)
 
 
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/x", "gs://bucket/x", "https://host/x", "file:///tmp/x", "memory://x", "S3://bucket/x"]
+)
+def test_a_url_that_a_path_has_mangled_is_refused(tmp_path: Path, monkeypatch, url: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="pass URLs as str"):
+        open_store(Path(url))
+    assert list(tmp_path.iterdir()) == []
+    open_store(Path("a:/x"))  # a drive's letter, or a folder's odd name
+    open_store(Path("a/s3:/x"))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"region": 5}, "region is a str, not int"),
+        ({"secret_access_key": b"hunter2-known-secret"}, "secret_access_key is a str, not bytes"),
+        ({5: "x"}, "names are str, not int"),
+        ({"client_options": {"foo": SECRET}}, r"client_options\['foo'\] is not known; there are allow_http, "),
+        ({"client_options": {"timeout": 5}}, r"client_options\['timeout'\] cannot be int"),
+        ({"client_options": {"default_headers": SECRET}}, r"client_options\['default_headers'\] cannot be str"),
+        ({"client_options": 5}, "client_options is a dict, not int"),
+        ({"retry_config": 5}, "retry_config is a dict, not int"),
+        ({"client_kwargs": 5}, "client_kwargs is a dict, not int"),
+        (5, "are a dict, not int"),
+    ],
+)
+def test_an_option_of_the_wrong_type_is_named_with_its_url(options: Any, told: str) -> None:
+    with pytest.raises(ValueError, match="^storage_options of s3://bucket/x:? " + told) as caught:
+        open_store("s3://bucket/x", storage_options=options)
+    assert SECRET not in str(caught.value)
+
+
 def test_a_relative_path_stays_where_it_was_when_the_process_moves(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = open_store("data")

@@ -5,8 +5,10 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from obstore.store import HTTPStore
 
 from chunkstore.store.options import (
+    _CLIENT_OPTION_NAMES,
     find_s3_endpoint,
     find_secrets,
     is_loopback,
@@ -50,6 +52,16 @@ def test_the_endpoint_is_the_one_obstore_takes() -> None:
     assert find_s3_endpoint({}, {}) is None
     assert find_s3_endpoint({}, environment) == "a"
     assert find_s3_endpoint({"endpoint": "c"}, environment) == "c"
+
+
+def test_client_options_are_those_that_obstore_knows() -> None:
+    for name in _CLIENT_OPTION_NAMES:
+        try:
+            HTTPStore("https://example.org", client_options={name: "true"})
+        except ValueError as error:  # only a name that is not known is a ValueError of just this text
+            assert "Invalid key" not in str(error), name
+        except Exception:  # the value may not suit
+            continue
 
 
 def test_deadlines_stand_unless_given() -> None:
