@@ -347,18 +347,19 @@ def test_a_rank_builds_only_its_own_lanes_and_two_epochs_are_kept():
 
 
 def test_planning_costs_little():
-    """Generous bounds; benchmarks/order_quality.py prints the real figures."""
+    """Under 50 ns a sample of processor time, twice that for a noisy machine; benchmarks/order_quality.py prints figures."""
     order = plan_order([FragmentExtent(25_000_000 * 4096 // 3000, 4096, 10**14 // 3000)] * 3000, shuffle=True)
     started = time.perf_counter()
     order.positions(0, np.arange(0, 1 << 12, 64))
     assert time.perf_counter() - started < 10
-    places = np.arange(1 << 26, (1 << 26) + (1 << 21), 64)
+    places = np.arange(1 << 26, (1 << 26) + (1 << 20), 64)  # 16,384, as a large batch
+    order.positions(0, places)
     seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
+    for _ in range(30):
+        started = time.thread_time()
         order.positions(0, places)
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) / places.size < 1e-6
+        seconds.append(time.thread_time() - started)
+    assert min(seconds) / places.size < 2 * 50e-9
 
 
 def test_an_empty_dataset_has_an_empty_order():
