@@ -13,12 +13,14 @@ from chunkstore.store.present import RaggedBatch, present_batch, ragged_batch
 
 
 def torch_column(name: str, field: Field, column: Column, device: str, *, decode: bool) -> Any:
-    """A column as torch batches hold it.
+    """A column as torch batches hold it; `positions` gives what its samples are called, asked for only in an error.
 
     Returns:
-        `Array`: tensor (samples, *shape), torch.bfloat16 where the field is. `Ragged`: `RaggedBatch` of tensors. `Text`,
-            `Bytes`:
-        lists. `Image`: list of uint8 tensors (height, width, channels), or of bytes if not `decode`.
+        `Array`: tensor (samples, *shape), torch.bfloat16 where the field is. `Ragged`: `RaggedBatch` of tensors. `Text` and
+        `Bytes`: lists. `Image`: list of uint8 tensors (height, width, channels), or of bytes if not `decode`.
+
+    Raises:
+        CorruptSample: text that is no UTF-8, an image that does not decode.
     """
     if isinstance(field, Array):
         assert isinstance(column, np.ndarray)
@@ -34,9 +36,30 @@ def torch_column(name: str, field: Field, column: Column, device: str, *, decode
     return [as_tensor(value, device) for value in values]
 
 
-def import_torch() -> None:
-    """Import torch now, rather than in a thread that a fork could find in the middle of it."""
-    import torch  # noqa: F401
+def checked_device(device: Any) -> str:
+    """The name of a device that is there. Imports torch now, rather than in a thread that a fork could find in the middle.
+
+    Raises:
+        ValueError: torch knows no such device, or this machine has none.
+    """
+    import torch
+
+    try:
+        checked = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r}: torch knows no such device; take None, 'cpu' or 'cuda'") from error
+    if checked.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (checked.index or 0) >= count:
+            raise ValueError(f"device={device!r}: torch finds {count} CUDA devices here")
+    return str(checked)
+
+
+def device_here(device: str) -> str:
+    """With the index of the calling thread's current CUDA device, where none is named: other threads have another."""
+    import torch
+
+    return f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device
 
 
 def as_tensor(array: Any, device: str) -> Any:
@@ -44,7 +67,7 @@ def as_tensor(array: Any, device: str) -> Any:
     import torch
 
     tensor = torch.from_numpy(array)
-    return tensor if device == "cpu" else tensor.to(device, non_blocking=True)
+    return tensor if device.startswith("cpu") else tensor.to(device, non_blocking=True)
 
 
 def _tensor(array: Any, field: Array | Ragged, device: str) -> Any:

@@ -4,17 +4,16 @@ Which samples make up which batch is decided by `plan/`; this class resolves who
 out what `prefetch.py` brings. It must never let threads, storage or selected fields change an order.
 """
 
-import operator
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from chunkstore.errors import StateMismatch
+from chunkstore.errors import CorruptSample, StateMismatch
 from chunkstore.kernels.columns import Column, gather
-from chunkstore.loader.device import as_tensor, import_torch, torch_column
-from chunkstore.loader.epochs import MAX_EPOCH
+from chunkstore.loader.device import as_tensor, checked_device, device_here, torch_column
+from chunkstore.loader.options import checked_at_least, checked_epoch, checked_integer
 from chunkstore.loader.prefetch import Budget, Columns, Prefetcher
 from chunkstore.loader.ranks import resolve_rank
 from chunkstore.loader.sizes import mean_sample_nbytes, sample_sizes
@@ -92,28 +91,31 @@ class Loader:
     ) -> None:
         if (batch_size is None) == (global_batch_size is None):
             raise ValueError(f"batch_size={batch_size}, global_batch_size={global_batch_size}: give one of them")
+        for name, flag in (("drop_last", drop_last), ("pad", pad), ("affinity", affinity)):
+            if not isinstance(flag, (bool, np.bool_)) and not (name == "drop_last" and flag is None):
+                raise ValueError(f"{name}={flag!r}: True or False is needed")
         if pad and drop_last:
             raise ValueError("pad=True fills up the last step, drop_last=True leaves it out; choose one")
+        rank, world_size = checked_at_least(0, "rank", rank), checked_at_least(1, "world_size", world_size)
         resolve_rank(rank, world_size)
-        self.batch_size = _at_least(1, "batch_size", batch_size)
-        self.global_batch_size = _at_least(1, "global_batch_size", global_batch_size)
-        self._memory_nbytes = _at_least(0, "memory_nbytes", memory_nbytes)
-        self._num_threads = _at_least(1, "num_threads", num_threads) or len(os.sched_getaffinity(0))
-        self._num_connections = _at_least(1, "num_connections", num_connections) or NUM_CONNECTIONS
+        self.batch_size = checked_at_least(1, "batch_size", batch_size)
+        self.global_batch_size = checked_at_least(1, "global_batch_size", global_batch_size)
+        self._memory_nbytes = checked_at_least(0, "memory_nbytes", memory_nbytes)
+        self._num_threads = checked_at_least(1, "num_threads", num_threads) or len(os.sched_getaffinity(0))
+        self._num_connections = checked_at_least(1, "num_connections", num_connections) or NUM_CONNECTIONS
         self._given_url = not isinstance(dataset, Dataset)
         self._storage_options = storage_options
         self.dataset = (
             dataset if isinstance(dataset, Dataset) else open_dataset(dataset, storage_options=storage_options)
         )
-        self.shuffle: Shuffle = shuffle
-        self.seed, self.lanes, self.window_nbytes = map(operator.index, (seed, lanes, window_nbytes))
+        self.shuffle: Shuffle = bool(shuffle) if isinstance(shuffle, np.bool_) else shuffle
+        self.seed, self.lanes = checked_integer("seed", seed), checked_integer("lanes", lanes)
+        self.window_nbytes = checked_integer("window_nbytes", window_nbytes)
         self.affinity = bool(affinity)
-        self.drop_last = (shuffle is not False and not pad) if drop_last is None else drop_last
-        self.pad = pad
+        self.drop_last = (self.shuffle is not False and not pad) if drop_last is None else bool(drop_last)
+        self.pad = bool(pad)
         self._rank, self._world_size = rank, world_size
-        self.device = device
-        if device is not None:
-            import_torch()
+        self.device = None if device is None else checked_device(device)
         self._order = self._planned_order(self.dataset)
         self._pid = os.getpid()
         self._epoch = self._consumed = 0
@@ -149,6 +151,20 @@ class Loader:
             f"seed={self.seed}, epoch={self._epoch}, consumed={self._consumed})"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Options and cursor; where it arrives, a pass goes on as after `load_state_dict`."""
+        state = self.state_dict()
+        return {
+            **self.__dict__,
+            "_order": None,
+            "_pid": None,
+            "_pass": None,
+            "_in_pass": False,
+            "_epoch": state["epoch"],
+            "_consumed": state["consumed"],
+            "_begun": state["consumed"],
+        }
+
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the cursor to the end of the epoch.
 
@@ -162,7 +178,7 @@ class Loader:
         """
         if self._in_pass:
             self._epoch, self._consumed, self._in_pass = self._epoch + 1, 0, False
-        share, num_samples = self.check_epoch_has_steps(), len(self.dataset)
+        share, num_samples = self._share_of_epoch(), len(self.dataset)
         self._begun = self._consumed
         self._pass = object()
         return self._moving_cursor(self._pass, share, self._epoch, share.steps(self._consumed, num_samples))
@@ -183,7 +199,7 @@ class Loader:
         finally:
             prefetcher.close()
 
-    def check_epoch_has_steps(self) -> Share:
+    def _share_of_epoch(self) -> Share:
         """This rank's share, if an epoch of the dataset has any steps or the dataset is empty.
 
         Raises:
@@ -197,7 +213,7 @@ class Loader:
             )
         return share
 
-    def worker_batches(self, worker: int, num_workers: int, epoch: int) -> Iterator[Batch]:
+    def _worker_batches(self, worker: int, num_workers: int, epoch: int) -> Iterator[Batch]:
         """The batches of steps worker, worker + num_workers, … of an epoch: what one worker of a torch DataLoader yields."""
         share, num_samples = self._share(), len(self.dataset)
         steps = share.steps(0, num_samples, first=worker, stride=num_workers)
@@ -232,7 +248,9 @@ class Loader:
         Raises:
             StateMismatch: the state is of another dataset, version, view or order; the loader is as it was.
         """
-        dataset, order = self.dataset, self._order
+        if not isinstance(state, Mapping):
+            raise StateMismatch(f"a state is a dict that Loader.state_dict() gave, not {state!r}")
+        dataset, order = self.dataset, self._order_here()
         version = state.get("version")
         is_other = type(version) is int and version != dataset.version and state.get("dataset") == dataset.uuid
         if is_other and self._given_url:
@@ -254,7 +272,7 @@ class Loader:
         Raises:
             IndexError: the epoch has no such step.
         """
-        epoch = self._epoch if epoch is None else epoch
+        step, epoch = checked_integer("step", step), self._epoch if epoch is None else checked_epoch(epoch)
         begin = 0
         if epoch == self._epoch:
             begin = self._begun if self._in_pass else self._consumed
@@ -263,7 +281,7 @@ class Loader:
         if not 0 <= step < len(steps):
             raise IndexError(f"step {step} of {len(steps)} in epoch {epoch}")
         places, _ = share.places(steps[step], num_samples)
-        return self._order.positions(epoch, places)
+        return self._order_here().positions(epoch, places)
 
     def _place_cursor(self, epoch: int, consumed: int) -> None:
         self._epoch, self._consumed, self._begun = epoch, consumed, consumed
@@ -281,6 +299,12 @@ class Loader:
         contiguous = self.shuffle is False
         return Share(rank, world_size, global_batch, contiguous, self.drop_last, self.pad)
 
+    def _order_here(self) -> Order:
+        """The order, a new one in a forked child: the old one's locks may be held by threads of the parent."""
+        if os.getpid() != self._pid:
+            self._order, self._pid = self._planned_order(self.dataset), os.getpid()
+        return self._order
+
     def _planned_order(self, dataset: Dataset) -> Order:
         return plan_order(
             [FragmentExtent(f.samples, f.block_rows, f.nbytes) for f in dataset.version_document.fragments],
@@ -292,8 +316,6 @@ class Loader:
         )
 
     def _prefetcher(self, share: Share, epoch: int, steps: range) -> Prefetcher:
-        if os.getpid() != self._pid:  # in a forked child, the order's locks may be held by threads of the parent
-            self._order, self._pid = self._planned_order(self.dataset), os.getpid()
         num_samples = len(self.dataset)
         sample_nbytes = mean_sample_nbytes(self.dataset)
         memory_nbytes = self._memory_nbytes
@@ -304,6 +326,7 @@ class Loader:
         if self.shuffle == "full":
             # The more samples are read together, the fewer chunks are decoded for one sample each.
             piece_nbytes = memory_nbytes // 8
+        device = None if self.device is None else device_here(self.device)
         budget = Budget(
             memory_nbytes=memory_nbytes,
             piece_nbytes=piece_nbytes,
@@ -313,11 +336,11 @@ class Loader:
             num_threads=self._num_threads,
         )
         return Prefetcher(
-            plan_pieces(self._order, share, epoch, steps, piece_samples=piece_nbytes // sample_nbytes),
+            plan_pieces(self._order_here(), share, epoch, steps, piece_samples=piece_nbytes // sample_nbytes),
             ((start, min(start + share.global_batch, num_samples)) for start in steps),
             self._read,
-            self._assemble,
-            lambda start: self._assemble_alone(share, epoch, start),
+            lambda start, plan, pieces: self._assemble(share, epoch, start, device, plan, pieces),
+            lambda start: self._assemble_alone(share, epoch, start, device),
             sample_sizes(self.dataset),
             budget,
         )
@@ -325,26 +348,44 @@ class Loader:
     def _read(self, piece: Piece) -> Columns:
         return self.dataset.read_intervals(piece.intervals)
 
-    def _assemble_alone(self, share: Share, epoch: int, start: int) -> Batch:
+    def _assemble_alone(self, share: Share, epoch: int, start: int, device: str | None) -> Batch:
         places, mask = share.places(start, len(self.dataset))
         count = len(places)
         plan = StepPlan((0,), np.zeros(count, np.int32), np.arange(count, dtype=np.int64), mask)
-        return self._assemble(plan, [self.dataset.read(self._order.positions(epoch, places))])
+        columns = self.dataset.read(self._order_here().positions(epoch, places))
+        return self._assemble(share, epoch, start, device, plan, [columns])
 
-    def _assemble(self, plan: StepPlan, pieces: list[Columns]) -> Batch:
+    def _assemble(
+        self, share: Share, epoch: int, start: int, device: str | None, plan: StepPlan, pieces: list[Columns]
+    ) -> Batch:
         batch: Batch = {}
         for name, field in self.dataset.schema.items():
             column: Column = empty_column(field)
             if pieces:
                 column = gather([columns[name] for columns in pieces], plan.source, plan.row)
-            if self.device is None:
-                batch[name] = present_batch(name, field, column, decode=self.dataset.decode)
-            else:
-                batch[name] = torch_column(name, field, column, self.device, decode=self.dataset.decode)
+            try:
+                if device is None:
+                    batch[name] = present_batch(name, field, column, decode=self.dataset.decode)
+                else:
+                    batch[name] = torch_column(name, field, column, device, decode=self.dataset.decode)
+            except CorruptSample as error:
+                self._name_sample(share, epoch, start, name, column, error)
         if plan.mask is not None:
             mask: np.ndarray[Any, Any] = plan.mask
-            batch["_mask"] = mask if self.device is None else as_tensor(mask, self.device)
+            batch["_mask"] = mask if device is None else as_tensor(mask, device)
         return batch
+
+    def _name_sample(
+        self, share: Share, epoch: int, start: int, name: str, column: Column, error: CorruptSample
+    ) -> NoReturn:
+        """Say which sample of the dataset cannot be presented: positions of a batch are found out only then."""
+        places, _ = share.places(start, len(self.dataset))
+        positions = self._order_here().positions(epoch, places)
+        try:
+            present_batch(name, self.dataset.schema[name], column, decode=self.dataset.decode, positions=positions)
+        except CorruptSample as named:
+            raise CorruptSample(f"{self.dataset.url}, version {self.dataset.version}: {named}") from error
+        raise error
 
     def _state(self, dataset: Dataset, epoch: int, consumed: int) -> LoaderState:
         return LoaderState(
@@ -360,33 +401,3 @@ class Loader:
             epoch=epoch,
             consumed=consumed,
         )
-
-
-def checked_epoch(epoch: int) -> int:
-    """The epoch as an int.
-
-    Raises:
-        ValueError: it is negative or 2^62 or more, or no integer.
-    """
-    checked = _integer("epoch", epoch)
-    if not 0 <= checked <= MAX_EPOCH:
-        raise ValueError(f"epoch={epoch}: epochs count from 0, up to 2^62 - 1")
-    return checked
-
-
-def _integer(name: str, value: Any) -> int:
-    if isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{name}={value!r}: an integer is needed")
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name}={value!r}: an integer is needed") from None
-
-
-def _at_least(least: int, name: str, value: int | None) -> int | None:
-    if value is None:
-        return None
-    checked = _integer(name, value)
-    if checked < least:
-        raise ValueError(f"{name}={value}: at least {least} is needed")
-    return checked

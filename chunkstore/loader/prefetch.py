@@ -83,7 +83,7 @@ class Prefetcher:
         planner: Of the epoch and rank.
         steps: Places at which the steps begin and end.
         read: Reads a piece.
-        assemble: Makes a batch of a step from its pieces' columns.
+        assemble: Makes a batch of the step at a place from its pieces' columns.
         assemble_alone: Makes a batch of the step at a place by reading its samples and no others: where a piece cannot be
             read, steps that need nothing of what is wrong with it are served, and the first that does fails.
         measure: Tells the bytes of each sample of some intervals, by reading what is small; None if all have
@@ -96,7 +96,7 @@ class Prefetcher:
         planner: Planner,
         steps: Iterable[tuple[int, int]],
         read: Callable[[Piece], Columns],
-        assemble: Callable[[StepPlan, list[Columns]], Any],
+        assemble: Callable[[int, StepPlan, list[Columns]], Any],
         assemble_alone: Callable[[int], Any],
         measure: SampleSizes | None,
         budget: Budget,
@@ -249,7 +249,7 @@ class Prefetcher:
         except ChunkstoreError:
             batch = self._assemble_alone(start)
         else:
-            batch = self._assemble(plan, columns)
+            batch = self._assemble(start, plan, columns)
         self._assembled_nbytes.append((stop, batch_nbytes(batch)))
         return batch
 

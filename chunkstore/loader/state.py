@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from chunkstore.errors import StateMismatch
+from chunkstore.loader.epochs import MAX_EPOCH
 from chunkstore.plan.order import Shuffle
 
 ORDER = 1
@@ -66,6 +67,8 @@ class LoaderState:
                     "state was taken (batch size, world size and selected fields are free to change)"
                 )
         epoch, consumed = state["epoch"], state["consumed"]
-        if type(epoch) is not int or type(consumed) is not int or epoch < 0 or consumed < 0:
-            raise StateMismatch(f"epoch={epoch!r}, consumed={consumed!r}: integers from 0 are needed")
+        if type(epoch) is not int or type(consumed) is not int or not 0 <= epoch <= MAX_EPOCH or consumed < 0:
+            raise StateMismatch(
+                f"epoch={epoch!r}, consumed={consumed!r}: integers from 0 are needed, an epoch below 2^62"
+            )
         return epoch, consumed

@@ -11,7 +11,8 @@ from typing import Any
 import torch.utils.data
 
 from chunkstore.loader.epochs import SharedEpochs
-from chunkstore.loader.loader import Loader, checked_epoch
+from chunkstore.loader.loader import Loader
+from chunkstore.loader.options import checked_epoch
 from chunkstore.loader.ranks import resolve_rank
 from chunkstore.plan.order import Shuffle
 from chunkstore.store.dataset import Dataset, Url
@@ -55,10 +56,10 @@ class StreamDataset(torch.utils.data.IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         worker = torch.utils.data.get_worker_info()
         loader = self._made()
-        loader.check_epoch_has_steps()
+        loader._share_of_epoch()
         if worker is None:
-            return loader.worker_batches(0, 1, self._epochs.begin_pass())
-        return loader.worker_batches(worker.id, worker.num_workers, self._epochs.begin_pass_of_worker(worker.id))
+            return loader._worker_batches(0, 1, self._epochs.begin_pass())
+        return loader._worker_batches(worker.id, worker.num_workers, self._epochs.begin_pass_of_worker(worker.id))
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next pass, also in workers that live already; a pass that has begun keeps its own.
