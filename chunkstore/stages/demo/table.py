@@ -13,7 +13,7 @@ from rich.table import Table
 from chunkstore.stages.demo.data import Written
 from chunkstore.stages.demo.delivery import Delivery
 from chunkstore.stages.demo.place import Place
-from chunkstore.stages.demo.speed import NUM_READERS, Speed, stored_nbytes
+from chunkstore.stages.demo.speed import Speed, stored_nbytes
 
 
 @dataclass(slots=True)
@@ -63,9 +63,9 @@ def show(console: Console, place: Place, findings: Findings) -> None:
         console,
         "How fast it streams: shuffled, decoded, as PyTorch tensors",
         _speed_table(findings.speeds),
-        "Timed from opening the dataset to the last batch of an epoch. Storage alone:",
-        f"the same data objects, fetched whole by {NUM_READERS} threads in this run; metadata left",
-        "out, nothing checked, decompressed, shuffled or made into batches.",
+        "Timed from opening the dataset to the last batch of an epoch. In one piece:",
+        "the same samples in order by one dataset[:], read, checked and decoded",
+        "likewise, but neither shuffled nor made into batches.",
         *_storage_notes(place),
     )
     _print(console, "What was shown", _verdict_table(findings))
@@ -94,10 +94,10 @@ def _written_table(written: list[Written], stored: Mapping[str, int]) -> Table:
 def _speed_table(speeds: Mapping[str, Speed]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("dataset", style="bold")
-    for heading in ("MB/s decoded", "samples/s", "storage alone: samples/s", "fraction"):
+    for heading in ("MB/s decoded", "samples/s", "in one piece: samples/s", "fraction"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, s in speeds.items():
-        figures = (s.nbytes_per_s / 1e6, s.samples_per_s, s.storage_samples_per_s)
+        figures = (s.nbytes_per_s / 1e6, s.samples_per_s, s.whole_samples_per_s)
         table.add_row(name, *(f"{figure:,.0f}" for figure in figures), f"{s.fraction:.1%}")
     return table
 
@@ -106,8 +106,8 @@ def _storage_notes(place: Place) -> list[str]:
     if place.storage_options:
         return ["The server runs on this machine: it shares the cores with the loader."]
     return [
-        "The files were written a moment ago, so all comes from the system's file cache",
-        "in memory, not from the disk: storage alone only has to copy them.",
+        "The files were written a moment ago, so both come from the system's file cache",
+        "in memory, not from the disk.",
     ]
 
 
