@@ -34,11 +34,11 @@ from chunkstore.store.options import (
     translate_s3_options,
 )
 from chunkstore.store.probe import check_commits_once
+from chunkstore.store.upload_memory import PART_NBYTES, Part, UploadMemory
 
 _Result = TypeVar("_Result")
 
-# An upload holds up to (parts + 1) · part bytes; S3 takes 10,000 parts, so objects of 80 GiB.
-_PART_NBYTES = 8 << 20
+# S3 takes 10,000 parts, so objects of 80 GiB.
 _NUM_PARTS_IN_FLIGHT = 4
 _NUM_KEYS_PER_DELETE = 1000
 _PUT_ATTEMPTS = 5
@@ -63,6 +63,7 @@ class ObjectStore:
         self._arguments = (url, dict(storage_options or {}))
         self._url = printable_url(url).rstrip("/")
         self._secrets = find_secrets(self._arguments[1])
+        self._upload_memory = UploadMemory()
         self._pid = os.getpid()
         self._refuse_fork()
         parts = urlsplit(url)
@@ -132,10 +133,10 @@ class ObjectStore:
             "write",
             key,
             lambda: obstore.open_writer(
-                self._objects, key, buffer_size=_PART_NBYTES, max_concurrency=_NUM_PARTS_IN_FLIGHT
+                self._objects, key, buffer_size=PART_NBYTES, max_concurrency=_NUM_PARTS_IN_FLIGHT
             ),
         )
-        return ObjectUpload(self, key, writer)
+        return ObjectUpload(self, key, writer, Part(self._upload_memory))
 
     def write_if_absent(self, key: str, data: Data) -> bool:
         """Put with `If-None-Match: *` or its like, and resolve an unclear answer by reading back.
@@ -262,34 +263,40 @@ def _get_ranges(objects: Any, key: str, ranges: Sequence[tuple[int, int]]) -> li
 
 
 class ObjectUpload:
-    """A multipart upload.
+    """A multipart upload. It shares the memory for what it gathers and sends with all others of its store.
 
     Parts of an aborted one stay in the bucket, invisible, until the bucket's rule for incomplete uploads removes them.
     """
 
-    def __init__(self, store: ObjectStore, key: str, writer: Any) -> None:
+    def __init__(self, store: ObjectStore, key: str, writer: Any, part: Part) -> None:
         self._store = store
         self._key = key
         self._writer = writer
+        self._part = part
 
     def write(self, data: Data) -> None:
         """Append bytes; waits while too many parts are on their way."""
         writer = self._open_writer()
         view = memoryview(data).cast("B")
-        for start in range(0, view.nbytes, _PART_NBYTES):
-            # A copy: obstore keeps what it is given until the part is full, long after the caller has used the buffer again.
-            piece = bytes(view[start : start + _PART_NBYTES])
-            self._aborting(lambda piece=piece: writer.write(piece))  # type: ignore[misc]
+        while view.nbytes:
+            piece = view[: PART_NBYTES - self._part.nbytes]
+            self._aborting(lambda piece=piece: self._part.add(piece))  # type: ignore[misc]
+            view = view[piece.nbytes :]
+            if self._part.nbytes == PART_NBYTES:  # obstore sends it as it is, and keeps it until it has arrived
+                self._aborting(lambda: writer.write(self._part.take()))
 
     def finish(self) -> None:
         """Complete the upload."""
         writer = self._open_writer()
+        if self._part.nbytes:
+            self._aborting(lambda: writer.write(self._part.take()))
         self._aborting(writer.close)
         self._writer = None
 
     def abort(self) -> None:
         """Never complete it."""
         self._writer = None
+        self._part.drop()
 
     def __enter__(self) -> Self:
         return self
