@@ -92,13 +92,15 @@ def test_global_batches_are_the_same_for_every_world_size_that_divides_them(make
 
 @settings(max_examples=25, deadline=None)
 @given(st.data(), orders, resources)
-def test_the_order_is_the_same_for_any_threads_memory_and_fields(make_dataset, data, order, resources):
+def test_the_order_is_the_same_for_any_threads_memory_cache_and_fields(make_dataset, data, order, resources):
     url = make_dataset(300, 1, 211)
     expected = labels(cs.Loader(url, 48, **order))
     fields = data.draw(st.lists(st.sampled_from(["x", "tokens", "name"]), unique=True))
     device = data.draw(st.sampled_from([None, "cpu"]))
-    dataset = cs.open(url).select("y", *fields)
-    assert labels(cs.Loader(dataset, 48, device=device, **order, **resources)) == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chunkstore.store.dataset.CACHE_NBYTES", data.draw(st.sampled_from([0, 1 << 12, 64 << 20])))
+        dataset = cs.open(url).select("y", *fields)
+        assert labels(cs.Loader(dataset, 48, device=device, **order, **resources)) == expected
 
 
 @pytest.mark.parametrize("shuffle", [True, "full", False])
