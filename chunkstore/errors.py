@@ -88,4 +88,4 @@ class StateMismatch(ChunkstoreError):
 
 
 class ForkedLoader(ChunkstoreError):
-    """A loader or dataset is used in a forked child, where its threads do not exist."""
+    """A loader, dataset or writer is used in a forked child, where its threads do not exist."""
