@@ -172,7 +172,7 @@ class FilesystemStore:
             failure: Exception = FileNotFoundError(f"no object {key} in {self.url}")
         except PermissionError as error:
             failure = PermissionError(f"cannot {verb} {self.url}/{key}: {self._tell(error)}")
-        except Exception as error:
+        except Exception as error:  # every filesystem has errors of its own
             failure = StoreError(f"cannot {verb} {self.url}/{key}: {self._tell(error)}")
         raise failure
 

@@ -34,11 +34,16 @@ class Upload(Protocol):
     def abort(self) -> None:
         """Forget what was written; does nothing after `finish`."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.abort()
 
 
 @runtime_checkable

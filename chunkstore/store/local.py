@@ -13,11 +13,10 @@ import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from chunkstore.errors import InvalidDataset, ReadOnlyStore, StoreError
-from chunkstore.store.interface import Data, check_key, check_prefix, check_ranges, is_segment
+from chunkstore.store.interface import Data, Upload, check_key, check_prefix, check_ranges, is_segment
 from chunkstore.store.probe import check_commits_once
 
 _Result = TypeVar("_Result")
@@ -239,7 +238,7 @@ class LocalStore:
             raise StoreError(f"cannot {verb} {self._root}/{key}: {error.strerror}") from error
 
 
-class LocalUpload:
+class LocalUpload(Upload):
     """An unfinished file beside the place where it will appear."""
 
     def __init__(self, path: str, unfinished: str, fd: int) -> None:
@@ -275,17 +274,6 @@ class LocalUpload:
             if self._pid == os.getpid():
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._unfinished)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.finish()
-        else:
-            self.abort()
 
     def __del__(self) -> None:
         self.abort()

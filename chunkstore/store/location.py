@@ -85,7 +85,7 @@ def open_store(
 
 def _open_local(path: str, options: Mapping[str, Any]) -> Store:
     _refuse_options(path, options)
-    return LocalStore(os.path.expanduser(path))  # noqa: PTH111
+    return LocalStore(os.path.expanduser(path))  # noqa: PTH111  (a path is checked as text)
 
 
 def _file_path(url: str) -> str:

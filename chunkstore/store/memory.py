@@ -9,14 +9,13 @@ import os
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
 from chunkstore.errors import ForkedLoader, StoreError
-from chunkstore.store.interface import Data, check_key, check_prefix, check_ranges, is_segment
+from chunkstore.store.interface import Data, Upload, check_key, check_prefix, check_ranges, is_segment
 from chunkstore.store.probe import check_commits_once
 
 _PROCESS = uuid.uuid4().hex
@@ -142,7 +141,7 @@ class MemoryStore:
             )
 
 
-class MemoryUpload:
+class MemoryUpload(Upload):
     """Bytes gathered until `finish`; memory is where they go anyway."""
 
     def __init__(self, store: MemoryStore, key: str) -> None:
@@ -162,17 +161,6 @@ class MemoryUpload:
     def abort(self) -> None:
         """Forget the bytes."""
         self._gathered = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.finish()
-        else:
-            self.abort()
 
     def _open_bytes(self) -> bytearray:
         if self._gathered is None:

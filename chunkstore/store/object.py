@@ -14,7 +14,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -23,7 +22,7 @@ import obstore.exceptions
 import obstore.store
 
 from chunkstore.errors import ForkedLoader, ReadOnlyStore, StoreError
-from chunkstore.store.interface import Data, check_key, check_prefix, check_ranges, is_segment
+from chunkstore.store.interface import Data, Upload, check_key, check_prefix, check_ranges, is_segment
 from chunkstore.store.options import (
     find_s3_endpoint,
     find_secrets,
@@ -262,7 +261,7 @@ def _get_ranges(objects: Any, key: str, ranges: Sequence[tuple[int, int]]) -> li
     return list(obstore.get_ranges(objects, key, starts=starts, ends=stops, coalesce=0))
 
 
-class ObjectUpload:
+class ObjectUpload(Upload):
     """A multipart upload. It shares the memory for what it gathers and sends with all others of its store.
 
     Parts of an aborted one stay in the bucket, invisible, until the bucket's rule for incomplete uploads removes them.
@@ -297,17 +296,6 @@ class ObjectUpload:
         """Never complete it."""
         self._writer = None
         self._part.drop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.finish()
-        else:
-            self.abort()
 
     def _open_writer(self) -> Any:
         if self._writer is None:
