@@ -94,13 +94,17 @@ def start_ranks(world_size: int, folder: Path) -> Iterator[Ranks]:
                         stream.close()
 
 
+# -P: the working folder may be a checkout, whose source without the compiled part would stand before what is installed.
+RANK_COMMAND = (sys.executable, "-P", "-m", "chunkstore.stages.demo.rank")
+
+
 def _start_rank(rank: int, world_size: int, folder: Path) -> "subprocess.Popen[str]":
     environment = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world_size)}
     if sys.platform == "linux":
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine's name need not resolve
     with (folder / f"rank-{rank}.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "chunkstore.stages.demo.rank"],
+            RANK_COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if rank == 0 else log,
             stderr=log,
