@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from chunkstore.format.statistics import Statistics as Statistics
     from chunkstore.loader.loader import Loader as Loader
     from chunkstore.store.dataset import Dataset as Dataset
-    from chunkstore.store.dataset import FieldView as FieldView
     from chunkstore.store.dataset import open as open
+    from chunkstore.store.field_view import FieldView as FieldView
     from chunkstore.store.history import VersionInfo as VersionInfo
     from chunkstore.store.history import diff as diff
     from chunkstore.store.history import rollback as rollback
@@ -62,7 +62,8 @@ _HOMES = {
     "format.statistics": ("Statistics",),
     "store.present": ("RaggedBatch",),
     "store.writer": ("Writer", "append", "create"),
-    "store.dataset": ("Dataset", "FieldView", "open"),
+    "store.dataset": ("Dataset", "open"),
+    "store.field_view": ("FieldView",),
     "store.history": ("VersionInfo", "diff", "rollback", "versions"),
     "store.tags": ("tag",),
     "store.verify": ("verify",),

@@ -14,7 +14,6 @@ from chunkstore.plan.reads import Intervals, Ints, total_rows
 from chunkstore.store.dataset import Dataset
 from chunkstore.store.present import Batch, RaggedBatch
 
-_SPANS = Array("int64", (2,))
 _OFFSET_NBYTES = 8
 
 SampleSizes = Callable[[Intervals], Ints]
@@ -36,15 +35,11 @@ def sample_sizes(dataset: Dataset) -> SampleSizes | None:
     known, itemsizes = _known_nbytes(dataset.schema)
     if not itemsizes:
         return None
-    parts = dataset._parts
 
     def measure(intervals: Intervals) -> Ints:
         nbytes = np.full(total_rows(intervals), known, np.int64)
-        located = parts.locate(intervals)
         for name, itemsize in itemsizes.items():
-            spans = [parts.of(fragment, name).read(f"{name}/spans", _SPANS, rows) for fragment, rows in located]
-            for_field = np.concatenate([s for s in spans if isinstance(s, np.ndarray)])
-            nbytes += (for_field[:, 1] - for_field[:, 0]) * itemsize
+            nbytes += dataset.read_lengths(name, intervals) * itemsize
         return nbytes
 
     return measure

@@ -1,30 +1,26 @@
 """Datasets: opening a version and reading its samples.
 
 `Dataset` answers `ds[7]`, `ds[[5, 3]]`, `ds["label"][10:20]`, and gives the loader columns of any rows. Immutable: a view is
-another Dataset over the same opened parts. Stands on `part.py`, which reads, and `present.py`, which shows.
+another Dataset over the same opened parts. Stands on `parts.py`, which reads, and `present.py`, which shows.
 """
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from chunkstore.format.schema import Field, Schema
+from chunkstore.format.schema import Schema
 from chunkstore.format.versions import FieldStatistics, Version
-from chunkstore.kernels.columns import Column, RaggedColumn, take
+from chunkstore.kernels.columns import Column, take
 from chunkstore.plan.reads import Intervals, Ints, intervals_of_rows
-from chunkstore.store.cache import ChunkCache
 from chunkstore.store.commit import read_version
+from chunkstore.store.field_view import FieldView
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
-from chunkstore.store.part import OpenPart
-from chunkstore.store.present import empty_column, present_batch, present_sample
+from chunkstore.store.parts import Parts
+from chunkstore.store.present import present_batch, present_sample
 from chunkstore.store.tags import read_tagged
-
-CACHE_NBYTES = 64 << 20
-"""Decoded chunks kept for reads that want another part of them."""
 
 Url = str | os.PathLike[str]
 Verify = Literal["first", "always", "never"]
@@ -79,7 +75,7 @@ class Dataset:
         schema: Schema | None = None,
         decode: bool = True,
         verify: Verify = "first",
-        parts: "_Parts | None" = None,
+        parts: Parts | None = None,
     ) -> None:
         self._store = store
         self._version = version
@@ -88,7 +84,7 @@ class Dataset:
             raise ValueError(f"verify={verify!r}: one of {', '.join(map(repr, get_args(Verify)))}")
         self._verify = verify
         self.schema = schema or version.schema
-        self._parts = parts or _Parts(store, version)
+        self._parts = parts or Parts(store, version)
 
     @property
     def url(self) -> str:
@@ -197,15 +193,12 @@ class Dataset:
     def read_intervals(self, intervals: Intervals, names: Sequence[str] | None = None) -> dict[str, Column]:
         """Columns of the samples in sorted, disjoint intervals of positions, in that order."""
         names = tuple(self.schema) if names is None else names
-        pieces = self._parts.locate(intervals)
-        columns = {}
-        for name in names:
-            field = self.schema[name]
-            read = [
-                self._parts.of(f, name).read(name, field, rows, verify=self._verify != "never") for f, rows in pieces
-            ]
-            columns[name] = _concatenated(field, read)
-        return columns
+        verify = self._verify != "never"
+        return {name: self._parts.read(name, self.schema[name], intervals, verify=verify) for name in names}
+
+    def read_lengths(self, name: str, intervals: Intervals) -> Ints:
+        """How many values each sample of sorted, disjoint intervals has in a field whose samples differ: int64 (samples,)."""
+        return self._parts.read_lengths(name, intervals)
 
     def _positions(self, key: Any) -> Ints:
         n = len(self)
@@ -230,80 +223,6 @@ class Dataset:
         return (_reopened, (self._store, self.version, tuple(self.schema), self._decode, self._verify))
 
 
-class FieldView:
-    """One field of a dataset: `ds["label"][10:20]`.
-
-    An integer gives a sample's value; a slice, list or mask gives a column: an ndarray (samples, *shape) for `Array`, a
-    `RaggedBatch` for `Ragged`, a list for `Text`, `Bytes` and `Image`.
-    """
-
-    def __init__(self, dataset: Dataset, name: str) -> None:
-        self._dataset = dataset.select(name)
-        self.name = name
-
-    @property
-    def type(self) -> Field:
-        """The field's type."""
-        return self._dataset.schema[self.name]
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, str):
-            raise IndexError(f"field {self.name!r} has samples, not fields: {key!r}")
-        return self._dataset[key][self.name]
-
-    def __repr__(self) -> str:
-        return f"FieldView({self.name!r}: {self.type!r}, samples={len(self)})"
-
-
-class _Parts:
-    """The parts of a version, opened when first read, shared by all views of it."""
-
-    def __init__(self, store: Store, version: Version) -> None:
-        self._store = store
-        self._version = version
-        self._edges = np.cumsum([0, *(f.samples for f in version.fragments)])
-        self._reset()
-        self._pid = os.getpid()
-
-    def _reset(self) -> None:
-        self._cache = ChunkCache(CACHE_NBYTES)
-        self._opened: dict[str, OpenPart] = {}
-        self._lock = threading.Lock()
-
-    def locate(self, intervals: Intervals) -> list[tuple[int, Intervals]]:
-        """Sorted intervals of positions, as (fragment number, intervals of its rows)."""
-        if len(intervals) == 0:
-            return []
-        edges, starts, stops = self._edges, intervals[:, 0], intervals[:, 1]
-        firsts = np.searchsorted(edges, starts, side="right") - 1
-        lasts = np.searchsorted(edges, stops, side="left") - 1
-        across = [np.arange(a, b + 1) for a, b in zip(firsts, lasts, strict=True) if a < b]
-        located = []
-        for fragment in np.unique(np.concatenate([firsts, *across])).tolist():
-            low, high = edges[fragment], edges[fragment + 1]
-            own = intervals[np.searchsorted(stops, low, side="right") : np.searchsorted(starts, high, side="left")]
-            located.append((fragment, np.clip(own, low, high) - low))
-        return located
-
-    def of(self, number: int, name: str) -> OpenPart:
-        """The opened part of a fragment that holds a field."""
-        if os.getpid() != self._pid:  # a forked child: locks may be held by threads that do not exist here
-            self._reset()
-            self._pid = os.getpid()
-        fragment = self._version.fragments[number]
-        part = fragment.part_of(name)
-        with self._lock:
-            opened = self._opened.get(part.path)
-        if opened is None:
-            opened = OpenPart(self._store, fragment, part, self._version.schema, int(self._edges[number]), self._cache)
-            with self._lock:
-                opened = self._opened.setdefault(part.path, opened)
-        return opened
-
-
 def _reopened(store: Store, number: int, names: tuple[str, ...], decode: bool, verify: Verify) -> Dataset:
     dataset = Dataset(store, read_version(store, number), decode=decode, verify=verify)
     return dataset if names == tuple(dataset.schema) else dataset.select(*names)
@@ -311,19 +230,3 @@ def _reopened(store: Store, number: int, names: tuple[str, ...], decode: bool, v
 
 def _is_integer(key: Any) -> bool:
     return hasattr(key, "__index__") and not isinstance(key, bool) and np.ndim(key) == 0
-
-
-def _concatenated(field: Field, columns: list[Column]) -> Column:
-    if len(columns) == 1:
-        return columns[0]
-    if not columns:
-        return empty_column(field)
-    ragged = [c for c in columns if isinstance(c, RaggedColumn)]
-    if not ragged:
-        return np.concatenate([c for c in columns if isinstance(c, np.ndarray)])
-    bases = np.cumsum([0, *(len(c.values) for c in ragged[:-1])])
-    offsets = np.concatenate([[0], *(c.offsets[1:] + base for c, base in zip(ragged, bases, strict=True))])
-    shapes = [c.shapes for c in ragged if c.shapes is not None]
-    return RaggedColumn(
-        np.concatenate([c.values for c in ragged]), offsets.astype(np.int64), np.concatenate(shapes) if shapes else None
-    )

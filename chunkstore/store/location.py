@@ -24,14 +24,14 @@ _OBJECT_SCHEMES = frozenset({"s3", "gs", "az", "http", "https"})
 
 
 def open_store(
-    url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None, filesystem: Any = None
+    url: str | os.PathLike[str] | Store, *, storage_options: Mapping[str, Any] | None = None, filesystem: Any = None
 ) -> Store:
     """Open the store at a URL.
 
     Args:
         url: a path or `file://` (commits), `memory://name` (commits, within the process), `s3://bucket/path`, `gs://…`,
             `az://container/…` (commits, after a probe), `http(s)://…` (read-only), or any other URL that fsspec knows
-            (read-only).
+            (read-only). A `Store` is taken as it is.
         storage_options: for s3, gs, az and http under obstore's names (`endpoint`, `access_key_id`, `secret_access_key`,
             `region`, `skip_signature`, `client_options`, `retry_config`…); for s3 also under s3fs's (`key`, `secret`,
             `token`, `endpoint_url`, `anon`, `client_kwargs`). What is not given comes from the usual environment variables.
@@ -42,6 +42,8 @@ def open_store(
         ValueError: the URL (a str, since a Path mangles it) or an option is not understood, the URL carries credentials or a
             query, or it is plain http to another machine.
     """
+    if isinstance(url, Store):
+        return url
     location = os.fspath(url)
     if not isinstance(url, str) and (collapsed := _COLLAPSED_URL.match(str(location))):
         raise ValueError(
@@ -55,32 +57,42 @@ def open_store(
         )
     options = dict(storage_options or {})
     if filesystem is not None:
-        from chunkstore.store.filesystem import open_filesystem
-
-        if options:
-            raise ValueError("storage_options belong to the file system; make it with them, and give filesystem= alone")
-        return open_filesystem(filesystem, location)
+        return _open_filesystem(filesystem, location, options)
     match = _SCHEME.match(location)
     if match is None and "::" not in location:
         return _open_local(location, options)
     scheme = match.group(1).lower() if match else ""
-    if "::" not in location:
-        if scheme == "file":
-            return _open_local(_file_path(location), options)
-        if scheme == "memory":
-            from chunkstore.store.memory import MemoryStore
-
-            _refuse_options(location, options)
-            return MemoryStore(location)
-        if scheme in _OBJECT_SCHEMES:
-            from chunkstore.store.object import ObjectStore
-
-            _refuse_credentials(location)
-            check_object_options(location, options)
-            return ObjectStore(location, options)
+    if "::" not in location and (own := _open_own(scheme, location, options)) is not None:
+        return own
     from chunkstore.store.filesystem import open_filesystem_url
 
     return open_filesystem_url(location, options)
+
+
+def _open_own(scheme: str, location: str, options: dict[str, Any]) -> Store | None:
+    """The store of a scheme that needs no fsspec, None for others."""
+    if scheme == "file":
+        return _open_local(_file_path(location), options)
+    if scheme == "memory":
+        from chunkstore.store.memory import MemoryStore
+
+        _refuse_options(location, options)
+        return MemoryStore(location)
+    if scheme in _OBJECT_SCHEMES:
+        from chunkstore.store.object import ObjectStore
+
+        _refuse_credentials(location)
+        check_object_options(location, options)
+        return ObjectStore(location, options)
+    return None
+
+
+def _open_filesystem(filesystem: Any, path: str, options: Mapping[str, Any]) -> Store:
+    from chunkstore.store.filesystem import open_filesystem
+
+    if options:
+        raise ValueError("storage_options belong to the file system; make it with them, and give filesystem= alone")
+    return open_filesystem(filesystem, path)
 
 
 def _open_local(path: str, options: Mapping[str, Any]) -> Store:
