@@ -6,7 +6,9 @@ imports this when needed.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
 
 import fsspec
@@ -14,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from chunkstore.errors import ForkedLoader, ReadOnlyStore, StoreError
-from chunkstore.store.interface import Data, Store, Upload, check_key, check_prefix, check_ranges, is_segment
+from chunkstore.store.interface import Data, Listed, Store, Upload, check_key, check_prefix, check_ranges, is_segment
 from chunkstore.store.local import LocalStore
 from chunkstore.store.memory import MemoryStore
 from chunkstore.store.options import find_secrets, printable_url, redact
@@ -111,7 +113,7 @@ class FilesystemStore:
                 raise StoreError(f"{self.url}/{key}: bytes [{start}, {stop}) were asked for, and {buffer.nbytes} came")
         return buffers
 
-    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+    def list(self, prefix: str = "") -> Iterator[Listed]:
         """List objects; see `Store.list`."""
         prefix = check_prefix(prefix)
         folder = f"{self._root}/{prefix}" if prefix else self._root
@@ -128,7 +130,7 @@ class FilesystemStore:
         for path, info in found.items():
             key = path.removeprefix(f"{self._root}/")
             if path != folder and all(is_segment(segment) for segment in key.split("/")):
-                yield key, int(info["size"])
+                yield Listed(key, int(info["size"]), _modified(info))
 
     def write(self, key: str, data: Data) -> None:
         """Refuse."""
@@ -178,3 +180,20 @@ class FilesystemStore:
 
     def _tell(self, error: Exception) -> str:
         return redact(f"{type(error).__name__}: {error}", self._secrets)[:500]
+
+
+def _modified(info: Mapping[str, Any]) -> float:
+    """When an object was written; now where the file system does not say, so that nothing is taken to be old."""
+    for name in ("mtime", "LastModified", "last_modified", "modified", "updated", "created"):
+        match info.get(name):
+            case datetime() as moment:
+                return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+            case int() | float() as seconds:
+                return float(seconds)
+            case str() as text:
+                try:
+                    moment = datetime.fromisoformat(text)
+                except ValueError:
+                    continue
+                return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return time.time()

@@ -11,12 +11,26 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 Data: TypeAlias = bytes | bytearray | memoryview
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 _MAX_KEY_LENGTH = 900
+
+
+class Listed(NamedTuple):
+    """An object as a listing shows it.
+
+    Attributes:
+        key: Relative to the store's URL.
+        nbytes: Its size.
+        modified: When it was last written by the store's clock, seconds since the epoch, UTC.
+    """
+
+    key: str
+    nbytes: int
+    modified: float
 
 
 class Upload(Protocol):
@@ -95,8 +109,8 @@ class Store(Protocol):
             StoreError: it is not known which; read the object back to find out.
         """
 
-    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """List the objects in the folder `prefix` and below as (key, nbytes), in no particular order."""
+    def list(self, prefix: str = "") -> Iterator[Listed]:
+        """List the objects in the folder `prefix` and below, in no particular order."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; those that are absent already are no error."""

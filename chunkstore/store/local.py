@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from chunkstore.errors import InvalidDataset, ReadOnlyStore, StoreError
-from chunkstore.store.interface import Data, Upload, check_key, check_prefix, check_ranges, is_segment
+from chunkstore.store.interface import Data, Listed, Upload, check_key, check_prefix, check_ranges, is_segment
 from chunkstore.store.probe import check_commits_once
 
 _Result = TypeVar("_Result")
@@ -91,7 +91,7 @@ class LocalStore:
         path = self._join(check_key(key))
         return self._doing("write", key, lambda: self._link_if_absent(key, path, data))
 
-    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+    def list(self, prefix: str = "") -> Iterator[Listed]:
         """List objects; symbolic links and unfinished files are not shown. See `Store.list`."""
         prefix = check_prefix(prefix)
         folders = [prefix]
@@ -110,7 +110,8 @@ class LocalStore:
                         folders.append(key)
                     elif entry.is_file(follow_symlinks=False):
                         with contextlib.suppress(FileNotFoundError):
-                            yield key, entry.stat(follow_symlinks=False).st_size
+                            status = entry.stat(follow_symlinks=False)
+                            yield Listed(key, status.st_size, status.st_mtime)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, and the folders that this leaves empty; see `Store.delete`."""

@@ -15,7 +15,7 @@ import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
 from chunkstore.errors import ForkedLoader, StoreError
-from chunkstore.store.interface import Data, Upload, check_key, check_prefix, check_ranges, is_segment
+from chunkstore.store.interface import Data, Listed, Upload, check_key, check_prefix, check_ranges, is_segment
 from chunkstore.store.probe import check_commits_once
 
 _PROCESS = uuid.uuid4().hex
@@ -95,13 +95,13 @@ class MemoryStore:
             self._put(path, data)
             return True
 
-    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+    def list(self, prefix: str = "") -> Iterator[Listed]:
         """List objects; see `Store.list`."""
         folder = "/".join(part for part in (self._root, check_prefix(prefix)) if part) + "/"
         for path, file in list(self._filesystem.store.items()):
             key = path.removeprefix(f"{self._root}/")
             if path.startswith(folder) and all(is_segment(segment) for segment in key.split("/")):
-                yield key, len(file.getbuffer())
+                yield Listed(key, len(file.getbuffer()), file.modified.timestamp())
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; see `Store.delete`."""

@@ -22,7 +22,7 @@ import obstore.exceptions
 import obstore.store
 
 from chunkstore.errors import ForkedLoader, ReadOnlyStore, StoreError
-from chunkstore.store.interface import Data, Upload, check_key, check_prefix, check_ranges, is_segment
+from chunkstore.store.interface import Data, Listed, Upload, check_key, check_prefix, check_ranges, is_segment
 from chunkstore.store.options import (
     find_s3_endpoint,
     find_secrets,
@@ -157,7 +157,7 @@ class ObjectStore:
                 time.sleep(random.uniform(0, 0.2 * 2**attempt))
         raise AssertionError("the last attempt returns or raises")
 
-    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+    def list(self, prefix: str = "") -> Iterator[Listed]:
         """List objects; see `Store.list`."""
         prefix = check_prefix(prefix)
         if not self._can_write:
@@ -166,7 +166,7 @@ class ObjectStore:
         while page := self._doing("list", prefix, lambda: next(pages, None)):
             for meta in page:
                 if all(is_segment(segment) for segment in meta["path"].split("/")):
-                    yield meta["path"], meta["size"]
+                    yield Listed(meta["path"], meta["size"], meta["last_modified"].timestamp())
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, a thousand a request where the store can; see `Store.delete`."""

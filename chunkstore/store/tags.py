@@ -146,7 +146,7 @@ def read_tagged(store: Store, name: str) -> Version:
 def list_tags(store: Store) -> list[str] | None:
     """The names of all tags, sorted; None where the store does not let its objects be listed."""
     try:
-        return sorted(name for key, _ in store.list(TAGS_PREFIX) if (name := tag_name(key)) is not None)
+        return sorted(name for listed in store.list(TAGS_PREFIX) if (name := tag_name(listed.key)) is not None)
     except PermissionError:
         return None
     except StoreError:

@@ -382,7 +382,7 @@ def _damage_at_root(store: Store, document: Version) -> list[Damage]:
 def _last_version_key(store: Store) -> str:
     """Key of the last version document, for when it cannot be read."""
     try:
-        return version_key(max(version_number(key) or 1 for key, _ in store.list("_chunkstore/versions")))
+        return version_key(max(version_number(listed.key) or 1 for listed in store.list("_chunkstore/versions")))
     except (StoreError, PermissionError, ValueError):  # it cannot be listed, or nothing can be seen there
         return "_chunkstore/versions"
 

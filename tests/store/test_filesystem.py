@@ -1,6 +1,9 @@
 """Any other fsspec file system: read-only, exact, and silent about secrets."""
 
+import os
 import pickle
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +57,36 @@ def test_objects_read_back(store: Store) -> None:
         bytes(range(start, stop)) for start, stop in ranges
     ]
     assert store.read_ranges("folder/object", []) == []
-    assert set(store.list()) == {("folder/object", 100), ("empty", 0)}
-    assert list(store.list("folder")) == [("folder/object", 100)]
+    assert {listed[:2] for listed in store.list()} == {("folder/object", 100), ("empty", 0)}
+    assert [listed[:2] for listed in store.list("folder")] == [("folder/object", 100)]
     assert list(store.list("absent")) == list(store.list("empty")) == []
     assert not store.is_local
+
+
+@pytest.mark.parametrize("name", ["mtime", "LastModified", "last_modified", "updated"])
+@pytest.mark.parametrize(
+    "value", [1e9, 10**9, datetime.fromtimestamp(1e9, UTC), datetime(2001, 9, 9, 1, 46, 40), "2001-09-09T01:46:40Z"]
+)
+def test_the_time_of_an_object_is_found_in_whatever_form_it_comes(
+    store: Store, filesystem: OtherFileSystem, monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    found = {f"{store.url.removeprefix('other://')}/object": {"size": 3, name: value}}
+    monkeypatch.setattr(filesystem, "find", lambda *_, **__: found)
+    assert list(store.list()) == [("object", 3, 1e9)]
+
+
+def test_an_object_of_unknown_time_is_taken_to_be_new(
+    store: Store, filesystem: OtherFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {f"{store.url.removeprefix('other://')}/object": {"size": 3, "mtime": None, "updated": "long ago"}}
+    monkeypatch.setattr(filesystem, "find", lambda *_, **__: found)
+    (listed,) = store.list()
+    assert abs(listed.modified - time.time()) < 60
+
+
+def test_the_time_of_a_file_is_its_own(store: Store, tmp_path: Path) -> None:
+    os.utime(tmp_path / "folder" / "object", (1e9, 1e9))
+    assert list(store.list("folder")) == [("folder/object", 100, 1e9)]
 
 
 def test_what_is_absent_too_large_or_too_short_is_told(store: Store) -> None:
@@ -144,7 +173,7 @@ def test_s3fs_is_taken_and_read_only(s3: Any) -> None:
     assert store.url == s3.url
     assert store.read("folder/object", limit_nbytes=10) == b"0123456789"
     assert [bytes(piece) for piece in store.read_ranges("folder/object", [(8, 10), (0, 2)])] == [b"89", b"01"]
-    assert list(store.list()) == [("folder/object", 10)]
+    assert [listed[:2] for listed in store.list()] == [("folder/object", 10)]
     # a listing that fsspec keeps does not hide what came later
     s3.open().write("folder/later", b"1")
     assert len(list(store.list("folder"))) == 2

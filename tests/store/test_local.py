@@ -112,7 +112,7 @@ def test_a_symbolic_link_that_leads_outside_is_not_followed(store: LocalStore, o
         with pytest.raises(InvalidDataset, match="outside the dataset"):
             attempt()
     assert {path.name: path.read_bytes() for path in outside.iterdir()} == {"object": b"not yours"}
-    assert "folder/object" not in dict(store.list())
+    assert "folder/object" not in {listed.key for listed in store.list()}
 
 
 def test_writing_over_a_link_replaces_the_link_and_not_its_target(store: LocalStore, outside: Path) -> None:
@@ -151,14 +151,14 @@ def test_a_pipe_in_place_of_an_object_does_not_hang(store: LocalStore) -> None:
     os.mkfifo(Path(store.url) / "object")
     with pytest.raises(InvalidDataset, match="regular file"):
         store.read("object")
-    assert list(store.list()) == [("own", 1)]
+    assert [listed[:2] for listed in store.list()] == [("own", 1)]
 
 
 def test_names_that_are_no_keys_and_unfinished_files_are_not_listed(store: LocalStore) -> None:
     store.write("folder/object", b"1")
     for name in ("with space", "object~0123", "ü"):
         (Path(store.url) / "folder" / name).write_bytes(b"x")
-    assert list(store.list()) == [("folder/object", 1)]
+    assert [listed[:2] for listed in store.list()] == [("folder/object", 1)]
 
 
 def test_deleting_removes_folders_that_are_empty_but_never_the_root(store: LocalStore) -> None:
@@ -176,7 +176,7 @@ def test_a_folder_in_the_way_is_an_error(store: LocalStore) -> None:
         store.write("object", b"1")
     with pytest.raises(StoreError, match="object"):
         store.write("object/below/deeper", b"1")
-    assert list(store.list()) == [("object/below", 1)]
+    assert [listed[:2] for listed in store.list()] == [("object/below", 1)]
     assert sorted(path.name for path in Path(store.url).rglob("*")) == ["below", "object"]
 
 
@@ -259,7 +259,7 @@ def test_a_killed_writer_leaves_the_old_object(store: LocalStore) -> None:
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGKILL)
     assert store.read("object") == b"old"
-    assert list(store.list()) == [("object", 3)]
+    assert [listed[:2] for listed in store.list()] == [("object", 3)]
 
 
 _FORK = """

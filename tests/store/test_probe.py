@@ -33,7 +33,7 @@ class LyingStore(MemoryStore):
         super().delete(self.deleted)
 
     def exists(self, key: str) -> bool:
-        return key in dict(self.list())
+        return key in {listed.key for listed in self.list()}
 
 
 def overwrite(store: LyingStore, key: str, data: Data) -> bool:
@@ -104,7 +104,7 @@ def test_the_probe_touches_nothing_but_its_own_key() -> None:
     store = LyingStore(MemoryStore.write_if_absent)
     store.write("_chunkstore/probe/somebodys", b"1")
     check_commits_once(store, store.url)
-    assert [key for key, _ in store.list()] == ["_chunkstore/probe/somebodys"]
+    assert [key for key, *_ in store.list()] == ["_chunkstore/probe/somebodys"]
     assert len(set(store.deleted)) == 1
 
 

@@ -84,7 +84,7 @@ def test_uploads_that_take_turns_are_stored_whole(s3: Any, monkeypatch: pytest.M
     uploads[0].abort()
     for i in range(1, 4):
         assert store.read(f"object{i}") == b"".join(pieces[i])
-    assert sorted(key for key, _ in store.list()) == ["object1", "object2", "object3"]
+    assert sorted(key for key, *_ in store.list()) == ["object1", "object2", "object3"]
     assert (store._upload_memory._held_nbytes, store._upload_memory._num_slots) == (0, 0)
 
 

@@ -102,7 +102,7 @@ def only(report: Report) -> Damage:
 def test_what_was_written_is_in_order(location, deep):
     write(location.url, storage_options=location.storage_options)
     store = location.open()
-    part_keys = [key for key, _ in store.list("fragments") if key.count("/") > 2]
+    part_keys = [key for key, *_ in store.list("fragments") if key.count("/") > 2]
     report = verify(location.url, storage_options=location.storage_options, deep=deep)
     assert report.damages == ()
     assert report.ok

@@ -62,7 +62,7 @@ def _new_loader(url: str, options: Mapping[str, Any] | None) -> cs.Loader:
 
 def stored_nbytes(url: str, options: Mapping[str, Any] | None) -> int:
     """Bytes of all objects of a dataset, metadata and all versions included."""
-    return sum(nbytes for _, nbytes in open_store(url, storage_options=options).list())
+    return sum(listed.nbytes for listed in open_store(url, storage_options=options).list())
 
 
 def _whole_time_s(url: str, options: Mapping[str, Any] | None) -> float:
