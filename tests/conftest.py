@@ -11,6 +11,7 @@ from typing import Any
 
 import fsspec
 import pytest
+import s3fs
 
 from chunkstore.stages.seaweedfs import Endpoint, seaweedfs
 from chunkstore.store.location import Store, open_store
@@ -60,6 +61,21 @@ def s3(s3_server: Endpoint) -> Iterator[Location]:
     bucket.delete(["made"])
     yield Location(f"{bucket.url}/data", s3_server.storage_options())
     s3_server.check()
+
+
+@pytest.fixture
+def s3fs_location(s3: Location) -> Iterator[tuple[Any, str]]:
+    """The empty bucket of `s3` as an s3fs file system object, and the path in it."""
+    options = s3.storage_options
+    filesystem = s3fs.S3FileSystem(
+        key=options["access_key_id"],
+        secret=options["secret_access_key"],
+        endpoint_url=options["endpoint"],
+        skip_instance_cache=True,
+    )
+    yield filesystem, s3.url.removeprefix("s3://")
+    filesystem.invalidate_cache()
+    fsspec.asyn.sync(filesystem.loop, filesystem._s3.close)
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """Any other fsspec file system, to read from.
 
 fsspec promises no put-if-absent (its `mode="create"` looks first and writes afterwards), so nothing is ever written here. A
-file system that does promise it gets a store of its own, chosen in `open_filesystem`. Imports fsspec; `open_store` (location)
-imports this when needed.
+file system that does promise it gets a store of its own, chosen in `open_filesystem`: s3fs's is in `s3_filesystem`. Imports fsspec;
+`open_store` (location) imports this when needed.
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -54,7 +55,16 @@ def open_filesystem(filesystem: Any, path: str) -> Store:
         return LocalStore(str(type(filesystem)._strip_protocol(path)))  # type: ignore[no-untyped-call]
     if type(filesystem) is MemoryFileSystem:
         return MemoryStore(path, filesystem)
+    if _is_s3fs(filesystem):
+        from chunkstore.store.s3_filesystem import S3FilesystemStore
+
+        return S3FilesystemStore(filesystem, path)
     return FilesystemStore(filesystem, path)
+
+
+def _is_s3fs(filesystem: Any) -> bool:
+    s3fs = sys.modules.get("s3fs")  # who has an object of it has imported it
+    return s3fs is not None and isinstance(filesystem, s3fs.S3FileSystem)
 
 
 class FilesystemStore:
@@ -69,7 +79,7 @@ class FilesystemStore:
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
-        return f"FilesystemStore({self.url!r})"
+        return f"{type(self).__name__}({self.url!r})"
 
     def __reduce__(self) -> tuple[Any, tuple[Any, str]]:
         return type(self), (self._filesystem, self._root)
@@ -158,7 +168,7 @@ class FilesystemStore:
     def _refuse_write(self, key: str) -> NoReturn:
         raise ReadOnlyStore(
             f"{self.url}/{key} cannot be written: fsspec's {type(self._filesystem).__name__} has no put-if-absent, so commits"
-            " are not safe there. Write to local disk, memory://, s3://, gs:// or az:// (without filesystem=)."
+            " are not safe there. Write to local disk, memory://, s3://, gs:// or az:// (without filesystem=), or through s3fs."
         )
 
     def _doing(self, verb: str, key: str, call: Callable[[], _Result]) -> _Result:

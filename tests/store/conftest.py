@@ -87,6 +87,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self._answer(200, data)
 
+    def do_HEAD(self) -> None:
+        if self._begin() is not None:
+            data = self.script.objects.get(self.path)
+            self.send_response(404 if data is None else 200)
+            self.send_header("Content-Length", str(len(data or b"")))
+            self.end_headers()
+
     def do_PUT(self) -> None:
         body = self._begin()
         if body is None:
