@@ -18,7 +18,8 @@ from chunkstore.format.metadata import ArrayMetadata
 from chunkstore.format.shard_index import Index, decode_index, index_nbytes
 from chunkstore.format.versions import StoredObject
 from chunkstore.kernels.codecs import decode_chunk
-from chunkstore.plan.reads import Intervals, Ints, Pieces, coalesce, split_intervals, total_rows
+from chunkstore.plan.reads import Intervals, Pieces, coalesce, split_intervals, total_rows
+from chunkstore.plan.tiles import Tiles, plan_tiles, row_ranges
 from chunkstore.store.cache import ChunkCache
 from chunkstore.store.fetch import Request, fetch_ranges
 from chunkstore.store.interface import Store
@@ -58,21 +59,32 @@ class StoredArray:
         self._indexes: dict[int, Index] = {}
         self._lock = threading.Lock()
 
-    def read(self, intervals: Intervals, *, verify: bool = True) -> npt.NDArray[Any]:
+    def read(
+        self, intervals: Intervals, *, verify: bool = True, box: tuple[slice, ...] | None = None
+    ) -> npt.NDArray[Any]:
         """The rows of `intervals`, one after another: (rows, *row shape), in the stored dtype.
 
+        Args:
+            intervals: Half-open, within the array.
+            verify: Whether checksums of chunks are compared.
+            box: What is wanted of each row, a slice an axis, with steps of at least 1; the whole row if None. Only chunks that
+                it touches are read.
+
         Raises:
+            ValueError: a box of another rank, or with a step below 1.
             DamagedRows: a checksum does not match, a chunk does not decode or is not there.
             MissingObject: a shard is not in the store.
         """
         metadata = self.metadata
-        out = np.empty((total_rows(intervals), *metadata.shape[1:]), metadata.numpy_dtype)
+        ranges = row_ranges(metadata.shape[1:], box)
+        out = np.empty((total_rows(intervals), *(len(r) for r in ranges)), metadata.numpy_dtype)
         if out.nbytes == 0:
             return out
         if metadata.is_plain:
             self._read_plain(intervals, out)
         else:
-            self._read_chunks(split_intervals(intervals, metadata.chunk_shape[0]), out, verify=verify)
+            tiles = plan_tiles(metadata.chunk_shape[1:], metadata.chunks_per_shard[1:], ranges)
+            self._read_chunks(split_intervals(intervals, metadata.chunk_shape[0]), tiles, out, verify=verify)
         return out
 
     def _read_plain(self, intervals: Intervals, out: npt.NDArray[Any]) -> None:
@@ -104,27 +116,27 @@ class StoredArray:
             np.ascontiguousarray(stops),
         )
 
-    def _read_chunks(self, pieces: Pieces, out: npt.NDArray[Any], *, verify: bool) -> None:
+    def _read_chunks(self, pieces: Pieces, tiles: Tiles, out: npt.NDArray[Any], *, verify: bool) -> None:
         runs = pieces.by_chunk()
         wanted = []
         for run in runs:
             number = int(pieces.chunk[run.start])
-            kept = self._cache.find((self._key, number))
+            kept = self._cache.find((self._key, number, tiles.ranges))
             if kept is None:
                 wanted.append(run)
             else:
                 _copy_pieces(kept, out, pieces, run)
         numbers = [int(pieces.chunk[run.start]) for run in wanted]
-        for position, bodies in self._fetch_chunks(numbers):
+        for position, bodies in self._fetch_chunks(numbers, tiles):
             run = wanted[position]
-            self._place(numbers[position], bodies, pieces, run, out, verify=verify)
+            self._place(numbers[position], bodies, tiles, pieces, run, out, verify=verify)
 
-    def _fetch_chunks(self, numbers: list[int]) -> list[tuple[int, list[tuple[Request, memoryview]]]]:
+    def _fetch_chunks(self, numbers: list[int], tiles: Tiles) -> list[tuple[int, list[tuple[Request, memoryview]]]]:
         """For each row of chunks: its position in `numbers`, and the request and body of each of its chunks."""
         requests, members = [], []
         rows_of_shard = self.metadata.chunks_per_shard[0]
         shards = np.asarray(numbers, np.int64) // rows_of_shard
-        columns = self._chunk_columns()
+        columns = tiles.chunk
         self._load_indexes(sorted(set(shards.tolist())))
         for shard in sorted(set(shards.tolist())):
             positions = np.flatnonzero(shards == shard)
@@ -153,6 +165,7 @@ class StoredArray:
         self,
         number: int,
         bodies: list[tuple[Request, memoryview]],
+        tiles: Tiles,
         pieces: Pieces,
         run: slice,
         out: npt.NDArray[Any],
@@ -162,22 +175,21 @@ class StoredArray:
         """Decode a row of chunks into its rows of `out`: straight, where one piece wants all of it."""
         metadata = self.metadata
         rows = metadata.chunk_shape[0]
-        whole = len(bodies) == 1 and metadata.chunk_shape[1:] == metadata.shape[1:]
+        whole = tiles.source is None
         if whole and run.stop - run.start == 1 and pieces.stop[run.start] - pieces.start[run.start] == rows:
             at = int(pieces.destination[run.start])
             self._decode(number, bodies[0], out[at : at + rows], verify=verify)
             return
-        chunk = np.empty((rows, *metadata.shape[1:]), metadata.numpy_dtype)
-        if whole:
+        chunk = np.empty((rows, *out.shape[1:]), metadata.numpy_dtype)
+        if tiles.source is None:
             self._decode(number, bodies[0], chunk, verify=verify)
         else:
             scratch = np.empty(metadata.chunk_shape, metadata.numpy_dtype)
-            for body, box in zip(bodies, self._boxes(), strict=True):
+            for body, source, target in zip(bodies, tiles.source, tiles.target, strict=True):
                 self._decode(number, body, scratch, verify=verify)
-                target = chunk[(slice(None), *box)]
-                target[...] = scratch[tuple(slice(0, n) for n in target.shape)]
+                chunk[(slice(None), *target)] = scratch[(slice(None), *source)]
         _copy_pieces(chunk, out, pieces, run)
-        self._cache.keep((self._key, number), chunk)
+        self._cache.keep((self._key, number, tiles.ranges), chunk)
 
     def _decode(self, number: int, body: tuple[Request, memoryview], out: npt.NDArray[Any], *, verify: bool) -> None:
         request, data = body
@@ -231,20 +243,6 @@ class StoredArray:
     @property
     def _columns_per_row(self) -> int:
         return int(np.prod(self.metadata.chunks_per_shard[1:], dtype=np.int64))
-
-    def _chunk_columns(self) -> Ints:
-        """Within a row of chunks of the shard's index, the positions of those that hold data."""
-        shape = self.metadata.chunks_per_shard[1:]
-        stored = np.arange(self._columns_per_row, dtype=np.int64).reshape(shape)
-        return stored[tuple(slice(0, n) for n in self.metadata.row_chunks)].reshape(-1)
-
-    def _boxes(self) -> list[tuple[slice, ...]]:
-        """Where in a row each of its chunks lies."""
-        return [
-            tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(at, chunk, shape, strict=True))
-            for chunk, shape in [(self.metadata.chunk_shape[1:], self.metadata.shape[1:])]
-            for at in np.ndindex(*self.metadata.row_chunks)
-        ]
 
     def _damaged(self, reason: str, number: int, where: str) -> DamagedRows:
         rows = self.metadata.chunk_shape[0]

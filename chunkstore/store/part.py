@@ -71,28 +71,48 @@ class OpenPart:
         """The arrays of the fields, by their path in the part."""
         return self._arrays
 
-    def read(self, name: str, field: Field, intervals: Intervals, *, verify: bool = True) -> Column:
+    def read(
+        self,
+        name: str,
+        field: Field,
+        intervals: Intervals,
+        *,
+        verify: bool = True,
+        box: tuple[slice, ...] | None = None,
+    ) -> Column:
         """The samples of `intervals` (rows of the fragment, sorted, none twice) of one field.
 
+        Args:
+            name: Of the field.
+            field: Its type.
+            intervals: Which samples.
+            verify: Whether checksums are compared.
+            box: What is wanted of each sample of a fixed-shape field, a slice an axis; all of it if None.
+
         Raises:
+            ValueError: a box for samples without a fixed shape.
             CorruptChunk, CorruptSample: stored bytes fail a check.
             MissingObject: a shard is absent.
             InvalidDataset: a shard's index is damaged, or spans or shapes contradict each other.
             StoreError: the store failed, or an object is shorter than recorded.
         """
-        if len(intervals) == 0:
+        if box is not None and not isinstance(field, Array):
+            raise ValueError(f"field {name!r}: samples of {type(field).__name__} have no fixed shape to take a box of")
+        if len(intervals) == 0 and box is None:
             return empty_column(field)
         try:
             if isinstance(field, Array):
-                return self._read_rows(name, name, intervals, verify=verify)
+                return self._read_rows(name, name, intervals, verify=verify, box=box)
             return self._read_ragged(name, field, intervals, verify=verify)
         except (InvalidDataset, MissingObject, StoreError) as error:
             samples = self._samples(int(intervals[0, 0]), int(intervals[-1, 1]))
             raise type(error)(f"{error} (while reading field {name!r}, {samples})") from error
 
-    def _read_rows(self, name: str, path: str, intervals: Intervals, *, verify: bool) -> npt.NDArray[Any]:
+    def _read_rows(
+        self, name: str, path: str, intervals: Intervals, *, verify: bool, box: tuple[slice, ...] | None = None
+    ) -> npt.NDArray[Any]:
         try:
-            return self._arrays[path].read(intervals, verify=verify)
+            return self._arrays[path].read(intervals, verify=verify, box=box)
         except DamagedRows as damage:
             raise CorruptChunk(self._told(damage, name, damage.start, damage.stop)) from damage
 
