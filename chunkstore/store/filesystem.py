@@ -1,7 +1,7 @@
 """Any other fsspec file system, to read from.
 
 fsspec promises no put-if-absent (its `mode="create"` looks first and writes afterwards), so nothing is ever written here. A
-file system that does promise it gets a store of its own, chosen in `open_filesystem`: s3fs's is in `s3_filesystem`. Imports fsspec;
+file system that does promise it gets a store of its own, chosen in `open_filesystem`: `s3_filesystem` for s3fs. Imports fsspec;
 `open_store` (location) imports this when needed.
 """
 
