@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from chunkstore.errors import InvalidDataset, UnsupportedFormat
+from chunkstore.errors import InvalidDataset, UnsupportedFormat, VersionExpired
 from chunkstore.format.documents import Json, Node
 from chunkstore.format.schema import Schema
 from chunkstore.format.statistics import Statistics
@@ -21,7 +21,9 @@ FORMAT = 1
 LATEST_KEY = "_chunkstore/latest.json"
 OBJECTS_NAME = "_objects.json"
 MAX_SAMPLES = 1 << 62
+TOMBSTONE = "tombstone"
 _UUID = r"[0-9a-f]{32}"
+_PART_PATH = rf"fragments/{_UUID}/[0-9a-z]{{1,32}}"
 _FIELD_STATISTICS = ("values", "lengths")
 
 FieldStatistics = Mapping[str, Statistics]
@@ -37,6 +39,11 @@ def version_number(key: str) -> int | None:
     """The number in a version document's key; None for any other key."""
     match = re.fullmatch(r"_chunkstore/versions/([0-9]{20})\.json", key)
     return int(match[1]) if match else None
+
+
+def tombstone_to_json(number: int) -> dict[str, Json]:
+    """What `gc` puts in the place of the document of a version that it has dropped, so that the number stays taken."""
+    return {"format": FORMAT, "requires": [TOMBSTONE], "number": number}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ class Part:
         """Read the stored form, or raise InvalidDataset."""
         objects = node.member("objects")
         return cls(
-            path=node.member("path").string(rf"fragments/{_UUID}/[0-9a-z]{{1,32}}"),
+            path=node.member("path").string(_PART_PATH),
             fields=tuple(name.string() for name in node.member("fields").items()),
             nbytes=node.member("nbytes").integer(),
             stored_nbytes=node.member("stored_nbytes").integer(),
@@ -153,7 +160,9 @@ class Version:
         fragments: In order: the samples of the dataset are theirs, one after another.
         statistics: Per field.
         next_sample_id: The sample id the next fragment begins with; never goes back.
-        condemned: Ids of fragments and numbers of versions that `gc` has given up.
+        condemned_fragments: Ids of the fragments that `gc` has given up for good.
+        condemned_versions: Numbers of the versions that `gc` has given up.
+        condemned_parts: Paths of parts that `gc` has given up within fragments that live on.
     """
 
     dataset: str
@@ -168,6 +177,7 @@ class Version:
     next_sample_id: int
     condemned_fragments: tuple[str, ...] = ()
     condemned_versions: tuple[int, ...] = ()
+    condemned_parts: tuple[str, ...] = ()
     num_samples: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -175,6 +185,12 @@ class Version:
 
     def to_json(self) -> dict[str, Json]:
         """The document, unsealed."""
+        condemned: dict[str, Json] = {
+            "fragments": list(self.condemned_fragments),
+            "versions": list(self.condemned_versions),
+        }
+        if self.condemned_parts:
+            condemned["parts"] = list(self.condemned_parts)
         return {
             "format": FORMAT,
             "requires": [],
@@ -190,7 +206,7 @@ class Version:
                 for name, kinds in self.statistics.items()
             },
             "next_sample_id": self.next_sample_id,
-            "condemned": {"fragments": list(self.condemned_fragments), "versions": list(self.condemned_versions)},
+            "condemned": condemned,
             "fragments": [fragment.to_json() for fragment in self.fragments],
         }
 
@@ -201,12 +217,16 @@ class Version:
         Raises:
             InvalidDataset: it is damaged or contradicts itself.
             UnsupportedFormat: it is of another format, or requires what this release does not know.
+            VersionExpired: it is a tombstone.
         """
         if (number := node.member("format").integer()) != FORMAT:
             raise UnsupportedFormat(
                 f"{node.where}: format {number}; this release reads format {FORMAT}: upgrade chunkstore"
             )
-        if requires := [item.string() for item in node.member("requires").items()]:
+        requires = [item.string() for item in node.member("requires").items()]
+        if requires == [TOMBSTONE]:
+            raise VersionExpired(f"{node.where}: version {node.member('number').integer(1)} was dropped by gc")
+        if requires:
             raise UnsupportedFormat(
                 f"{node.where}: requires {', '.join(requires)}, unknown to this release: upgrade chunkstore"
             )
@@ -228,6 +248,9 @@ class Version:
             next_sample_id=node.member("next_sample_id").integer(0, MAX_SAMPLES),
             condemned_fragments=tuple(item.string(_UUID) for item in condemned.member("fragments").items()),
             condemned_versions=condemned.member("versions").integers(1),
+            condemned_parts=tuple(item.string(_PART_PATH) for item in condemned.member("parts").items())
+            if "parts" in condemned
+            else (),
         )
         _check_consistency(version, node)
         return version

@@ -20,6 +20,7 @@ from chunkstore.errors import (
     DatasetExists,
     DatasetNotFound,
     InvalidDataset,
+    MissingObject,
     SchemaError,
     StoreError,
     VersionExpired,
@@ -55,16 +56,21 @@ def read_version(store: Store, number: int | None = None) -> Version:
     Raises:
         DatasetNotFound: there is no dataset, or no such version.
         InvalidDataset: the document is damaged.
+        MissingObject: the document is absent, though a later one is there.
+        VersionExpired: `gc` has dropped the version.
     """
-    if number is not None:
-        version = _read_document(store, number)
-        if version is None:
-            latest = read_latest(store)
-            dropped = 0 < number < latest.number
-            state = "was dropped by gc" if dropped else f"does not exist; the latest is {latest.number}"
-            raise (VersionExpired if dropped else DatasetNotFound)(f"{store.url}: version {number} {state}")
-        return version
-    return read_latest(store)
+    if number is None:
+        return read_latest(store)
+    version = _read_document(store, number)
+    if version is None:
+        latest = read_latest(store)
+        if 0 < number < latest.number:
+            raise MissingObject(
+                f"{store.url}/{version_key(number)} is absent, though version {latest.number} is there, and gc would leave a"
+                " tombstone; restore the object"
+            )
+        raise DatasetNotFound(f"{store.url}: version {number} does not exist; the latest is {latest.number}")
+    return version
 
 
 def read_latest(store: Store) -> Version:
@@ -158,8 +164,11 @@ def commit_fragments(
             raise SchemaError(
                 f"{store.url}: version {parent.number} has another schema:\n{parent.schema!r}\nnot\n{schema!r}"
             )
-        if lost := {f.id for f in fragments} & set(parent.condemned_fragments):
-            raise CommitConflict(f"{store.url}: fragment {lost.pop()} was condemned by gc; write the samples again")
+        ours = {f.id for f in fragments}
+        if ours & {f.id for f in parent.fragments}:
+            raise CommitConflict(
+                f"{store.url}: version {parent.number} holds these fragments already; nothing is left to do"
+            )
         added = _renumber(fragments, parent.next_sample_id)
         return replace(
             parent,
@@ -186,6 +195,7 @@ def commit(store: Store, next_version: Callable[[Version | None], Version], *, c
                 f"{store.url}: version {parent.number} of a dataset is there; use append, or another URL"
             )
         version = next_version(parent)
+        _check_alive(store, version)
         if _put(store, version):
             _write_hint(store, version.number)
             return version
@@ -193,6 +203,17 @@ def commit(store: Store, next_version: Callable[[Version | None], Version], *, c
     raise CommitConflict(
         f"{store.url}: lost the race for the next version {MAX_ATTEMPTS} times; try again with fewer writers"
     )
+
+
+def _check_alive(store: Store, version: Version) -> None:
+    """Refuse a version that would lead to objects that `gc` has given up, and may have deleted."""
+    fragments, parts = set(version.condemned_fragments), set(version.condemned_parts)
+    if fragments or parts:
+        for fragment in version.fragments:
+            if fragment.id in fragments or any(part.path in parts for part in fragment.parts):
+                raise CommitConflict(
+                    f"{store.url}: fragment {fragment.id} was condemned by gc; write the samples again"
+                )
 
 
 def _put(store: Store, version: Version) -> bool:
@@ -211,6 +232,8 @@ def _put(store: Store, version: Version) -> bool:
         except StoreError as error:
             failure = error
             continue
+        except VersionExpired:  # whoever won has been succeeded, and dropped by gc, since
+            return False
         if there is not None:
             return there.writer == version.writer
     raise StoreError(
@@ -239,7 +262,13 @@ def _probe_from(store: Store, number: int) -> Version | None:
         step = (step + 1) // 2
         if (after := _read_next(store, number + step)) is not None:
             number, last = number + step, after
-    return _parse(store, number, last)
+    try:
+        return _parse(store, number, last)
+    except VersionExpired as error:
+        raise InvalidDataset(
+            f"{store.url}: the last version, {number}, is a tombstone, which gc leaves for older ones only; restore the objects"
+            " of the versions after it"
+        ) from error
 
 
 def _read_next(store: Store, number: int) -> bytes | None:

@@ -6,14 +6,14 @@ older one, and nothing that was committed is lost. Before it: the user or the co
 Source: docs/spec/v1.md, "Version documents", "A rollback".
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from chunkstore.errors import CommitConflict, DatasetNotFound, MissingObject, VersionExpired
+from chunkstore.errors import CommitConflict, DatasetNotFound, VersionExpired
 from chunkstore.format.diff import VersionDiff, diff_versions
-from chunkstore.format.versions import Version, version_key
+from chunkstore.format.versions import Version
 from chunkstore.store.commit import check_message, commit, new_id, now, read_latest, read_version
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
@@ -69,7 +69,8 @@ def versions(
 
     with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="chunkstore-versions") as pool:
         # only the lines are kept: documents may be large, and versions many
-        return [*pool.map(lambda number: told(_read_listed(store, number)), numbers), told(latest)]
+        lines = pool.map(lambda number: _unless_dropped(store, number, told), numbers)
+        return [*(line for line in lines if line is not None), told(latest)]
 
 
 def diff(
@@ -146,7 +147,8 @@ def roll_back(store: Store, old: Version, message: str) -> Version:
             raise CommitConflict(
                 f"{store.url}: another dataset took the place of {old.dataset}; open that one and look at its versions"
             )
-        lost = {f.id for f in old.fragments} & set(parent.condemned_fragments)
+        fragments, parts = set(parent.condemned_fragments), set(parent.condemned_parts)
+        lost = [f.id for f in old.fragments if f.id in fragments or any(part.path in parts for part in f.parts)]
         if lost or old.number in parent.condemned_versions:
             raise VersionExpired(
                 f"{store.url}: version {old.number} was given up by gc, with {len(lost)} of its {len(old.fragments)} fragments;"
@@ -168,10 +170,9 @@ def roll_back(store: Store, old: Version, message: str) -> Version:
     return commit(store, next_version, create=False)
 
 
-def _read_listed(store: Store, number: int) -> Version:
+def _unless_dropped(store: Store, number: int, told: Callable[[Version], VersionInfo]) -> VersionInfo | None:
+    """The line of a version that no later one has condemned; None where its document is a tombstone all the same."""
     try:
-        return read_version(store, number)
+        return told(read_version(store, number))
     except VersionExpired:
-        raise MissingObject(
-            f"{store.url}/{version_key(number)} is absent, and no later version says that gc dropped it; restore the object"
-        ) from None
+        return None

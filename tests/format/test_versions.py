@@ -1,6 +1,7 @@
 """Version documents and object lists come back, and contradictions are refused."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import chunkstore as cs
-from chunkstore.errors import InvalidDataset, UnsupportedFormat
+from chunkstore.errors import InvalidDataset, UnsupportedFormat, VersionExpired
 from chunkstore.format.documents import parse_json, to_bytes
 from chunkstore.format.schema import Schema
 from chunkstore.format.versions import (
@@ -18,6 +19,7 @@ from chunkstore.format.versions import (
     Version,
     objects_from_json,
     objects_to_json,
+    tombstone_to_json,
     version_key,
     version_number,
 )
@@ -43,6 +45,7 @@ VERSION = Version(
     next_sample_id=20,
     condemned_fragments=("c" * 32,),
     condemned_versions=(1,),
+    condemned_parts=(f"fragments/{A}/1",),
 )
 
 
@@ -93,6 +96,8 @@ def changed(path: str, value: Any) -> Any:
         ("next_sample_id", 1 << 63),
         ("condemned", KeyError),
         ("condemned/versions", [0]),
+        ("condemned/parts", ["fragments/x/0"]),
+        ("condemned/parts", {}),
         ("fragments/0/id", "A" * 32),
         ("fragments/1/id", A),
         ("fragments/0/first", -1),
@@ -119,10 +124,27 @@ def test_what_contradicts_itself_is_refused(path: str, value: Any) -> None:
         read(changed(path, value))
 
 
-@pytest.mark.parametrize(("path", "value"), [("format", 2), ("requires", ["pages"])])
+@pytest.mark.parametrize(("path", "value"), [("format", 2), ("requires", ["wings"])])
 def test_a_newer_format_asks_for_an_upgrade(path: str, value: Any) -> None:
     with pytest.raises(UnsupportedFormat, match="upgrade chunkstore"):
         read(changed(path, value))
+
+
+def test_a_version_whose_parts_all_live_says_nothing_of_condemned_parts() -> None:
+    document = replace(VERSION, condemned_parts=()).to_json()
+    assert document["condemned"] == {"fragments": ["c" * 32], "versions": [1]}
+    assert read(document).condemned_parts == ()
+
+
+def test_a_tombstone_says_that_its_version_was_dropped() -> None:
+    with pytest.raises(VersionExpired, match="v3: version 7 was dropped by gc"):
+        read(tombstone_to_json(7))
+
+
+@pytest.mark.parametrize("changes", [{"number": 0}, {"number": None}, {"number": "7"}])
+def test_a_tombstone_is_read_as_strictly(changes: Any) -> None:
+    with pytest.raises(InvalidDataset, match="v3"):
+        read({**tombstone_to_json(7), **changes})
 
 
 @given(st.integers(0, 10**20 - 1))

@@ -12,10 +12,18 @@ import numpy as np
 import pytest
 
 import chunkstore as cs
-from chunkstore.errors import CommitConflict, DatasetNotFound, InvalidDataset, SchemaError, StoreError
+from chunkstore.errors import (
+    CommitConflict,
+    DatasetNotFound,
+    InvalidDataset,
+    MissingObject,
+    SchemaError,
+    StoreError,
+    VersionExpired,
+)
 from chunkstore.format.documents import seal
-from chunkstore.format.versions import LATEST_KEY, Fragment, Part, Version, version_key
-from chunkstore.store.commit import MAX_STEPS, commit, commit_fragments, find_latest, read_version
+from chunkstore.format.versions import LATEST_KEY, Fragment, Part, Version, tombstone_to_json, version_key
+from chunkstore.store.commit import MAX_STEPS, commit, commit_fragments, find_latest, new_id, read_version
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
 
@@ -234,6 +242,99 @@ def test_a_version_that_is_not_there(local: Any) -> None:
         read_version(store, 9)
     with pytest.raises(DatasetNotFound):
         read_version(open_store(local.url + "-elsewhere"))
+
+
+def bury(store: Store, *numbers: int) -> None:
+    for number in numbers:
+        store.write(version_key(number), seal(tombstone_to_json(number)))
+
+
+def test_a_tombstone_keeps_its_place_in_the_row_of_versions(location: Any) -> None:
+    store = begin(location)
+    for _ in range(30):
+        commit_nothing(store)
+    bury(store, *range(1, 31))
+    for hint in (1, 2, 17, 30, 31):
+        store.write(LATEST_KEY, seal({"number": hint}))
+        assert read_version(store).number == 31
+    store.delete([LATEST_KEY])
+    assert read_version(store).number == 31
+    with pytest.raises(VersionExpired, match="version 30 was dropped by gc"):
+        read_version(store, 30)
+    assert [line.number for line in cs.versions(location.url, storage_options=location.storage_options or None)] == [31]
+    assert commit_nothing(store) == 32
+
+
+def test_a_row_of_versions_that_ends_in_a_tombstone_is_damaged(local: Any) -> None:
+    store = begin(local)
+    commit_nothing(store)
+    bury(store, 2)
+    with pytest.raises(InvalidDataset, match="the last version, 2, is a tombstone"):
+        read_version(store)
+
+
+def test_a_version_that_is_absent_from_the_row_is_missing(local: Any) -> None:
+    store = begin(local)
+    commit_nothing(store)
+    commit_nothing(store)
+    store.delete([version_key(2)])
+    store.write(LATEST_KEY, seal({"number": 3}))
+    with pytest.raises(MissingObject, match=r"00002\.json is absent, though version 3 is there"):
+        read_version(store, 2)
+
+
+def test_a_commit_whose_answer_is_lost_and_whose_place_was_taken_and_dropped_goes_on(local: Any) -> None:
+    store = begin(local)
+    state = {"raced": False}
+
+    def let_another_win_and_be_dropped(real: Store, key: str, data: bytes) -> bool:
+        if not state["raced"]:
+            state["raced"] = True
+            assert (commit_nothing(real), commit_nothing(real)) == (2, 3)
+            bury(real, 2)
+            raise StoreError("timeout")
+        return real.write_if_absent(key, data)
+
+    assert commit_nothing(Wrapped(store, let_another_win_and_be_dropped)) == 4
+
+
+def condemn(store: Store, **condemned: tuple[str, ...]) -> Version:
+    def next_version(parent: Version | None) -> Version:
+        assert parent is not None
+        return replace(parent, number=parent.number + 1, parent=parent.number, writer=new_id(), **condemned)  # type: ignore[arg-type]
+
+    return commit(store, next_version, create=False)
+
+
+def test_parts_that_gc_has_condemned_are_carried_forward_and_never_committed_again(local: Any) -> None:
+    store = begin(local)
+    old = read_version(store)
+    later = replace(
+        old.fragments[0], parts=(replace(old.fragments[0].parts[0], path=f"fragments/{old.fragments[0].id}/b"),)
+    )
+
+    def move(parent: Version | None) -> Version:
+        assert parent is not None
+        return replace(parent, number=parent.number + 1, parent=parent.number, writer=new_id(), fragments=(later,))
+
+    commit(store, move, create=False)
+    condemn(store, condemned_parts=(old.fragments[0].parts[0].path,))
+    assert commit_nothing(store) == 4
+    assert read_version(store).condemned_parts == (old.fragments[0].parts[0].path,)
+    with pytest.raises(VersionExpired, match="version 1 was given up by gc, with 1 of its 1 fragments"):
+        cs.rollback(local.url, 1)
+    with pytest.raises(CommitConflict, match="was condemned by gc"):
+        condemn(store, fragments=old.fragments)  # type: ignore[arg-type]
+    assert read_version(store).number == 4
+
+
+def test_fragments_are_committed_once(local: Any) -> None:
+    store = begin(local)
+    first = read_version(store)
+    with pytest.raises(CommitConflict, match="version 1 holds these fragments already"):
+        commit_fragments(
+            store, first.dataset, first.schema, first.fragments, first.statistics, message="again", create=False
+        )
 
 
 def test_a_version_document_that_is_damaged_is_told_by_name(local: Any) -> None:
