@@ -74,7 +74,12 @@ class RecordingStore(Store):
 
     def delete(self, keys: Iterable[str]) -> None:
         keys = [*keys]
-        self._do("delete", " ".join(keys), lambda: self.inner.delete(keys))
+        self._do(
+            "delete",
+            " ".join(keys),
+            lambda: self.inner.delete(keys),
+            half=(lambda: self.inner.delete(keys[: len(keys) // 2])) if len(keys) > 1 else None,
+        )
 
     def check_commits(self) -> None:
         self.inner.check_commits()
@@ -97,8 +102,16 @@ class RecordingStore(Store):
         self.operations.clear()
 
     def _do(
-        self, name: str, key: str, call: Callable[[], Any], *, ranges: tuple[tuple[int, int], ...] = (), nbytes: int = 0
+        self,
+        name: str,
+        key: str,
+        call: Callable[[], Any],
+        *,
+        half: Callable[[], Any] | None = None,
+        ranges: tuple[tuple[int, int], ...] = (),
+        nbytes: int = 0,
     ) -> Any:
+        """Note an operation and do it; `half`, where there is one, would leave it half done (crashing_store.py)."""
         start = self._tick()
         if self.hook is not None:
             self.hook(name, key)
@@ -123,7 +136,14 @@ class _RecordingUpload(Upload):
     inner: Upload
 
     def write(self, data: Data) -> None:
-        self.store._do("upload.write", self.key, lambda: self.inner.write(data), nbytes=len(data))
+        half = memoryview(data).cast("B")[: len(data) // 2]
+        self.store._do(
+            "upload.write",
+            self.key,
+            lambda: self.inner.write(data),
+            half=lambda: self.inner.write(half),
+            nbytes=len(data),
+        )
 
     def finish(self) -> None:
         self.store._do("upload.finish", self.key, self.inner.finish)

@@ -1,0 +1,103 @@
+"""A writer that dies before, in, or after any store operation, or loses the answer of any: the old version or the new one,
+always, and a rerun converges."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crashing_store import DEADLY, Crashed, CrashingStore, Mode, modes_of
+from faults.scenarios import Scenario, State, append, copy_of, create, look, memory_store
+
+import chunkstore as cs
+from chunkstore.errors import ChunkstoreError, DatasetExists
+from chunkstore.store.interface import Store
+from chunkstore.store.local import LocalStore
+
+
+def begin_two(store: Store) -> None:
+    create(store)
+    append(store, range(5, 8))
+
+
+def tag(store: Any) -> None:
+    cs.tag(store, "v2", 2)
+
+
+def roll_back(store: Any) -> None:
+    cs.rollback(store, 1)
+
+
+SCENARIOS = [
+    Scenario("create", lambda store: None, create, refused=DatasetExists),
+    Scenario("append", begin_two, lambda store: append(store, range(20, 23))),
+    Scenario("tag", begin_two, tag, repeats=True),
+    Scenario("rollback", begin_two, roll_back),
+]
+
+
+def finish(scenario: Scenario, old: State, new: State, store: Store, error: BaseException | None, told: str) -> None:
+    """Look at what a run left behind, do it again as its user would, and look again."""
+    found = look(store)
+    assert found in (old, new), told
+    if error is None:
+        assert found == new, f"{told}: was said to be done, and is not"
+    elif found == new and old != new and not isinstance(error, Crashed):
+        assert "may" in str(error), f"{told}: was done, and the error does not say that it may have been: {error}"
+    if found == old or scenario.repeats:
+        scenario.run(store)
+    elif scenario.refused is not None:
+        with pytest.raises(scenario.refused):
+            scenario.run(store)
+    assert look(store) == new, f"{told}: doing it again does not lead there"
+    assert cs.verify(store).ok, told  # type: ignore[arg-type]
+
+
+def operations(scenario: Scenario, before: Store, into: Store) -> tuple[list[tuple[str, str]], State, State]:
+    """What a run does when nothing happens, and what is seen before and after it."""
+    old = look(before)
+    watched = CrashingStore(copy_of(before, into))
+    scenario.run(watched)
+    return [(o.name, o.key) for o in watched.operations], old, look(watched.inner)
+
+
+def run_once(scenario: Scenario, store: Store, at: int, mode: Mode) -> tuple[CrashingStore, BaseException | None]:
+    crashing = CrashingStore(store, at=at, mode=mode)
+    error: BaseException | None = None
+    try:
+        scenario.run(crashing)
+    except (Crashed, ChunkstoreError) as caught:
+        error = caught
+    crashing.arrive()
+    return crashing, error
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_whatever_happens_at_any_operation_leaves_the_old_or_the_new(scenario: Scenario) -> None:
+    before = memory_store()
+    scenario.begin(before)
+    names, old, new = operations(scenario, before, memory_store())
+    happened: Counter[str] = Counter()
+    for at, (name, key) in enumerate(names):
+        for mode in modes_of(name, key):
+            store = copy_of(before, memory_store())
+            crashing, error = run_once(scenario, store, at, mode)
+            told = f"{scenario}: operation {at} of {len(names)}, {mode}: {crashing.struck}"
+            assert crashing.struck is not None, told
+            assert isinstance(error, Crashed) or mode not in DEADLY, told
+            finish(scenario, old, new, store, error, told)
+            happened[mode] += 1
+    assert happened["before"] == len(names)
+    assert happened["lost"] > 0
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_a_process_that_dies_leaves_the_old_or_the_new_on_a_disk_too(scenario: Scenario, tmp_path: Path) -> None:
+    before = memory_store()
+    scenario.begin(before)
+    names, old, new = operations(scenario, before, memory_store())
+    for number, at in enumerate(range(0, len(names), max(1, len(names) // 8))):
+        mode: Mode = ("before", "after", "middle")[number % 3]
+        store = copy_of(before, LocalStore(tmp_path / str(at)))
+        _, error = run_once(scenario, store, at, mode)
+        finish(scenario, old, new, store, error, f"{scenario}: operation {at}, {mode}")
