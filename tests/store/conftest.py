@@ -99,7 +99,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if body is None:
             return
         with self.script.lock:
-            taken = self.path in self.script.objects and self.headers.get("If-None-Match") == "*"
+            # S3 and Azure say it one way, Google the other
+            conditional = self.headers.get("If-None-Match") == "*" or self.headers.get("x-goog-if-generation-match") == "0"
+            taken = self.path in self.script.objects and conditional
             refused = taken and self.script.honours_conditions
             fails = not refused and self.script.failing_puts > 0
             self.script.failing_puts -= fails
