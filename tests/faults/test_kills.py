@@ -1,0 +1,82 @@
+"""Forty real SIGKILLs: whatever the process was doing, the dataset opens, verifies, and has what was acknowledged once."""
+
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+from faults.killed import VALUES_OF_A_PROCESS, work
+from faults.scenarios import columns
+
+import chunkstore as cs
+
+NUM_KILLS = 40
+MAX_DELAY_S = 0.15
+
+
+class Log:
+    """What the killed processes told."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+
+    def num_lines(self) -> int:
+        return self.path.read_text().count("\n")
+
+    def values(self, word: str) -> list[range]:
+        """Those that were begun to be written, or that were done."""
+        lines = [line.split() for line in self.path.read_text().splitlines()]
+        told = [line for line in lines if line[0] == word and line[1] in {"create", "append"}]
+        return [range(int(start), int(stop)) for _, _, start, stop in told]
+
+    def tags(self) -> dict[str, int]:
+        lines = [line.split() for line in self.path.read_text().splitlines()]
+        return {line[2]: int(line[3]) for line in lines if line[:2] == ["done", "tag"]}
+
+
+def wait_for_a_line(log: Log, before: int) -> None:
+    deadline = time.monotonic() + 60
+    while log.num_lines() == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def check(url: str, log: Log) -> None:
+    """Each acknowledged append is there once, each other one once or not at all, and whole."""
+    if not log.values("done") and not (Path(url) / "_chunkstore" / "versions").exists():
+        return
+    ds = cs.open(url)
+    assert cs.verify(url).ok
+    batch = ds[:]
+    values = batch["x"].tolist()
+    assert len(set(values)) == len(values)
+    there = set(values)
+    for done in log.values("done"):
+        assert there.issuperset(done), f"{done} was acknowledged"
+    for begun in log.values("begin"):
+        assert there.isdisjoint(begun) or there.issuperset(begun), f"{begun} is there in part"
+    assert sum(len(begun) for begun in log.values("begin") if begun[0] in there) == len(values)
+    for name, told in zip(batch["name"], values, strict=True):
+        assert name == columns(range(told, told + 1))["name"][0]
+    for tag, version in log.tags().items():
+        assert cs.open(url, tag=tag).version == version
+
+
+def test_forty_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    url, log = str(tmp_path / "data"), Log(tmp_path / "log")
+    chance = random.Random(0)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["faults.killed", "chunkstore.store.writer", "chunkstore.store.verify"])
+    for number in range(NUM_KILLS):
+        before = log.num_lines()
+        process = context.Process(target=work, args=(url, str(log.path), number))
+        process.start()
+        wait_for_a_line(log, before)
+        time.sleep(chance.uniform(0, MAX_DELAY_S))
+        process.kill()
+        process.join(60)
+        assert process.exitcode == -9, "it ended before it was killed"
+        check(url, log)
+    assert len(log.values("begin")) > len(log.values("done")) > NUM_KILLS / 2
+    assert max(values.start for values in log.values("done")) > (NUM_KILLS / 2) * VALUES_OF_A_PROCESS
