@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from chunkstore.store.dataset import Dataset as Dataset
     from chunkstore.store.dataset import open as open
     from chunkstore.store.field_view import FieldView as FieldView
+    from chunkstore.store.gc import GcReport as GcReport
+    from chunkstore.store.gc import gc as gc
     from chunkstore.store.history import VersionInfo as VersionInfo
     from chunkstore.store.history import diff as diff
     from chunkstore.store.history import rollback as rollback
@@ -64,6 +66,7 @@ _HOMES = {
     "store.writer": ("Writer", "append", "create"),
     "store.dataset": ("Dataset", "open"),
     "store.field_view": ("FieldView",),
+    "store.gc": ("GcReport", "gc"),
     "store.history": ("VersionInfo", "diff", "rollback", "versions"),
     "store.tags": ("tag",),
     "store.verify": ("verify",),
@@ -102,6 +105,7 @@ __all__ = [
     "DatasetNotFound",
     "FieldView",
     "ForkedLoader",
+    "GcReport",
     "Image",
     "InvalidDataset",
     "Loader",
@@ -126,6 +130,7 @@ __all__ = [
     "append",
     "create",
     "diff",
+    "gc",
     "open",
     "rollback",
     "tag",

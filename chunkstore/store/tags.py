@@ -38,6 +38,12 @@ def tag(
 
     Naming the same version once more is no error, so a call whose fate is unknown can be repeated.
 
+    The version stays for as long as the dataset does: `gc` keeps what has a tag. Should `gc` give the version up in the same
+    moment, one of the two gives way. After the tag is there, the latest version is read once more. If that one has not given up
+    the tagged version, any `gc` that will do so commits later than the tag was put; as it lists the tags again between its
+    commit and its first deletion, it sees this one, and spares what it names. If it has, `VersionExpired` says so: nothing was
+    promised, though the name is taken from then on. So a version is never lost after this function has returned.
+
     Args:
         url: Path or URL of the dataset.
         name: Letters, digits, "_", ".", "-", the first a letter or digit, at most 128.
@@ -51,7 +57,7 @@ def tag(
     Raises:
         CommitConflict: the name is taken by another version.
         DatasetNotFound: there is no dataset, or no such version.
-        VersionExpired: the version was given up by `gc`.
+        VersionExpired: the version was given up by `gc`, before the call or during it.
         ReadOnlyStore: the store cannot commit safely.
         StoreError: the store failed, and did not tell whether it had taken the tag.
     """
@@ -64,6 +70,11 @@ def tag(
     named = latest if number == latest.number else read_version(store, number)
     store.check_commits()
     put_tag(store, name, Tag(named.dataset, number, now(), new_id()))
+    if number in read_latest(store).condemned_versions:
+        raise VersionExpired(
+            f"{store.url}: gc gave up version {number} while it was tagged {name!r}; choose one that chunkstore.versions lists, and"
+            " another name"
+        )
     return number
 
 
