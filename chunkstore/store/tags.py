@@ -72,8 +72,8 @@ def tag(
     put_tag(store, name, Tag(named.dataset, number, now(), new_id()))
     if number in read_latest(store).condemned_versions:
         raise VersionExpired(
-            f"{store.url}: gc gave up version {number} while it was tagged {name!r}; choose one that chunkstore.versions lists, and"
-            " another name"
+            f"{store.url}: gc gave up version {number} while it was tagged {name!r}; choose one that chunkstore.versions lists,"
+            " and another name"
         )
     return number
 
