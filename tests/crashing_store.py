@@ -23,14 +23,18 @@ the process has given up.
 """
 DEADLY: frozenset[Mode] = frozenset({"before", "middle", "after"})
 LATE: frozenset[Mode] = frozenset({"late", "later", "latest"})
-WRITES = frozenset({"write", "write_if_absent", "open_upload", "upload.write", "upload.finish", "delete"})
+VISIBLE = frozenset({"write", "write_if_absent", "upload.finish", "delete"})
+"""Operations after which others see something new."""
 DIVISIBLE = frozenset({"upload.write", "delete"})
 
 
 def modes_of(name: str, key: str) -> list[Mode]:
-    """What can happen at an operation and make a difference: half a read is no read, and half a put is never seen."""
+    """What can happen at an operation and make a difference.
+
+    Half a read is no read, and half a put is never seen; after a piece of an upload things are as they are before the next.
+    """
     modes: list[Mode] = ["before", "refused"]
-    if name in WRITES:
+    if name in VISIBLE:
         modes += ["after", "lost"]
     if name in DIVISIBLE and (name != "delete" or " " in key):
         modes += ["middle"]

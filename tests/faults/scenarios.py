@@ -9,8 +9,10 @@ import numpy as np
 
 import chunkstore as cs
 from chunkstore.errors import DatasetNotFound
+from chunkstore.format.versions import OBJECTS_NAME
 from chunkstore.store.interface import Store
 from chunkstore.store.memory import MemoryStore
+from chunkstore.store.part import read_objects
 
 SCHEMA = {"x": cs.Array("int64"), "name": cs.Bytes()}
 Rows = tuple[tuple[Any, ...], ...]
@@ -93,6 +95,18 @@ def rows_of(ds: cs.Dataset) -> Rows:
 
 def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def leftovers(store: Store) -> list[str]:
+    """Keys below the fragments that no version leads to."""
+    url: Any = store
+    wanted = {"fragments/zarr.json"}
+    for line in cs.versions(url):
+        for fragment in cs.open(url, version=line.number).version_document.fragments:
+            wanted.add(f"fragments/{fragment.id}/zarr.json")
+            for part in fragment.parts:
+                wanted.update(f"{part.path}/{name}" for name in [OBJECTS_NAME, *read_objects(store, part)])
+    return sorted({listed[0] for listed in store.list("fragments")} - wanted)
 
 
 def memory_store() -> MemoryStore:
