@@ -17,8 +17,8 @@ from chunkstore.loader.options import checked_at_least, checked_epoch, checked_i
 from chunkstore.loader.prefetch import Budget, Columns, Prefetcher
 from chunkstore.loader.ranks import resolve_rank
 from chunkstore.loader.sizes import mean_sample_nbytes, sample_sizes
-from chunkstore.loader.state import ORDER, WHOLE, LoaderState
-from chunkstore.plan.order import DEFAULT_LANES, DEFAULT_WINDOW_NBYTES, FragmentExtent, Order, Shuffle, plan_order
+from chunkstore.loader.state import ORDER, LoaderState
+from chunkstore.plan.order import DEFAULT_LANES, DEFAULT_WINDOW_NBYTES, Order, Shuffle, plan_order
 from chunkstore.plan.pieces import Piece, Share, StepPlan, plan_pieces
 from chunkstore.plan.reads import Ints
 from chunkstore.store.dataset import Dataset, Url
@@ -307,7 +307,7 @@ class Loader:
 
     def _planned_order(self, dataset: Dataset) -> Order:
         return plan_order(
-            [FragmentExtent(f.samples, f.block_rows, f.nbytes) for f in dataset.version_document.fragments],
+            dataset.extents,
             shuffle=self.shuffle,
             seed=self.seed,
             lanes=self.lanes,
@@ -380,7 +380,7 @@ class Loader:
     ) -> NoReturn:
         """Say which sample of the dataset cannot be presented: positions of a batch are found out only then."""
         places, _ = share.places(start, len(self.dataset))
-        positions = self._order_here().positions(epoch, places)
+        positions = self.dataset.positions(self._order_here().positions(epoch, places))
         try:
             present_batch(name, self.dataset.schema[name], column, decode=self.dataset.decode, positions=positions)
         except CorruptSample as named:
@@ -392,7 +392,7 @@ class Loader:
             order=ORDER,
             dataset=dataset.uuid,
             version=dataset.version,
-            view=WHOLE,
+            view=dataset.view_digest,
             shuffle=self.shuffle,
             seed=self.seed,
             lanes=self.lanes,

@@ -13,8 +13,6 @@ from chunkstore.plan.order import Shuffle
 
 ORDER = 1
 """Version of the order's formulas."""
-WHOLE = "all"
-"""View digest of a dataset none of whose samples are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +23,7 @@ class LoaderState:
         order: Version of the order's formulas.
         dataset: UUID of the dataset.
         version: Number of its version.
-        view: Digest of which samples of it are seen.
+        view: Digest of which samples of it are seen; "all" if none is left out.
         shuffle: True, "full" or False.
         seed: Of the shuffle.
         lanes: Of the order.

@@ -14,6 +14,7 @@ from typing import Final, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from chunkstore.plan.extents import FragmentExtent
 from chunkstore.plan.lanes import EpochTables, LaneStream, Purpose
 from chunkstore.plan.permutation import MAX_SIZE, derive_key, permute_indices, permute_range
 
@@ -28,27 +29,6 @@ BLOCKS_A_LANE: Final = 16
 
 MAX_EXTENT_BLOCKS: Final = 16
 _EPOCHS_KEPT: Final = 2
-
-
-@dataclass(frozen=True, slots=True)
-class FragmentExtent:
-    """What the order needs to know of a fragment.
-
-    Attributes:
-        samples: number of samples, >= 0.
-        block_rows: samples of a block as recorded in the version, a power of two.
-        nbytes: decoded bytes of all its fields, selected or not.
-    """
-
-    samples: int
-    block_rows: int
-    nbytes: int
-
-    def __post_init__(self) -> None:
-        if self.samples < 0 or self.nbytes < 0:
-            raise ValueError(f"a fragment cannot have {self.samples} samples and {self.nbytes} bytes")
-        if self.block_rows < 1 or self.block_rows & (self.block_rows - 1):
-            raise ValueError(f"block_rows={self.block_rows} is not a power of two")
 
 
 class Order(Protocol):

@@ -225,13 +225,13 @@ def test_mapped_samples_come_as_any_sampler_asks(url, workers):
 def test_the_samples_of_a_batch_are_read_together(url, monkeypatch):
     samples = cs.torch.MapDataset(url)
     calls = []
-    original = cs.Dataset.read_intervals
+    original = cs.Dataset.read
 
-    def counting(self, intervals, names=None):
-        calls.append(intervals)
-        return original(self, intervals, names)
+    def counting(self, indices, names=None):
+        calls.append(indices)
+        return original(self, indices, names)
 
-    monkeypatch.setattr(cs.Dataset, "read_intervals", counting)
+    monkeypatch.setattr(cs.Dataset, "read", counting)
     batches = list(DataLoader(samples, batch_size=16, shuffle=True, collate_fn=list))
     assert len(batches) == len(calls) == 7
     assert sorted(int(sample["y"]) for batch in batches for sample in batch) == list(range(97))
