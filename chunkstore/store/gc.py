@@ -218,8 +218,8 @@ def _delete(store: Store, doomed: Doomed, progress: Progress | None) -> tuple[in
         for count, size in pool.map(delete_folder, folders):
             objects, nbytes = objects + count, nbytes + size
             tell(count)
-        store.delete(doomed.probes)
-        objects += len(doomed.probes)
+        store.delete(listed.key for listed in doomed.probes)
+        objects, nbytes = objects + len(doomed.probes), nbytes + sum(listed.nbytes for listed in doomed.probes)
         tell(len(doomed.probes))
         for _ in pool.map(bury, doomed.versions):
             tell(1)

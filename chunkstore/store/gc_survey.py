@@ -90,7 +90,7 @@ class Doomed:
         versions: Numbers of those whose document is no tombstone yet.
         fragments: Ids.
         parts: Paths of parts in other fragments.
-        probes: Keys of what writers left when they tried the store out.
+        probes: What writers left when they tried the store out.
         objects: How many objects this is, documents not counted.
         nbytes: Their size.
     """
@@ -98,7 +98,7 @@ class Doomed:
     versions: tuple[int, ...]
     fragments: tuple[str, ...]
     parts: tuple[str, ...]
-    probes: tuple[str, ...]
+    probes: tuple[Listed, ...]
     objects: int
     nbytes: int
 
@@ -245,7 +245,7 @@ def doom(survey: Survey, latest: Version, tagged: Collection[int], *, oldest: fl
         ),
         fragments=tuple(sorted(fragments)),
         parts=tuple(sorted(found)),
-        probes=tuple(listed.key for listed in probes),
+        probes=tuple(probes),
         objects=sum(stored.objects for stored in everything) + len(probes),
         nbytes=sum(stored.nbytes for stored in everything) + sum(listed.nbytes for listed in probes),
     )
