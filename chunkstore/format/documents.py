@@ -8,6 +8,7 @@ Source: docs/spec/v1.md, "Documents".
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ from chunkstore.errors import InvalidDataset
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 _PREFIX = re.compile(rb'\{"crc32c":"([0-9a-f]{8})","document":')
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PREFIX_NBYTES = len('{"crc32c":"00000000","document":')
 INT_MAX = (1 << 63) - 1
+_MAX_TOLD = 400
+"""Characters of a problem that are told: what a hostile document holds may be longer than anybody reads."""
 
 
 def to_bytes(value: object) -> bytes:
@@ -55,7 +59,7 @@ def unseal(data: bytes, where: str) -> "Node":
 
 
 def parse_json(data: bytes, where: str) -> "Node":
-    """Strict JSON: UTF-8, no duplicate keys, no NaN or infinity, no nesting beyond what Python's parser allows.
+    """Strict JSON: UTF-8, no key twice, no NaN or infinity, no half of a surrogate pair, no nesting beyond Python's limit.
 
     Raises:
         InvalidDataset: anything else.
@@ -64,6 +68,11 @@ def parse_json(data: bytes, where: str) -> "Node":
     def refuse_constant(name: str) -> NoReturn:
         raise ValueError(f"{name} is not JSON")
 
+    def finite(text: str) -> float:
+        if math.isinf(number := float(text)):
+            raise ValueError(f"{_shown(text)} is beyond float64")
+        return number
+
     def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
         if len(members) != len(pairs):
@@ -71,7 +80,14 @@ def parse_json(data: bytes, where: str) -> "Node":
         return members
 
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=refuse_constant, object_pairs_hook=refuse_duplicates)
+        value = json.loads(
+            data.decode("utf-8"),
+            parse_constant=refuse_constant,
+            parse_float=finite,
+            object_pairs_hook=refuse_duplicates,
+        )
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()  # refuses half a pair, which no UTF-8 can hold
     except (ValueError, RecursionError) as error:
         raise InvalidDataset(f"{where}: not readable as JSON: {error}") from error
     return Node(value, where)
@@ -86,7 +102,7 @@ class Node:
 
     def fail(self, problem: str) -> NoReturn:
         """Raise InvalidDataset that names this place."""
-        raise InvalidDataset(f"{self.where}: {problem}")
+        raise InvalidDataset(f"{self.where}: {_shortened(problem)}")
 
     def __contains__(self, key: str) -> bool:
         return isinstance(self.value, dict) and key in self.value
@@ -104,14 +120,16 @@ class Node:
         if not isinstance(self.value, dict):
             self.fail(f"expected an object, found {_kind(self.value)}")
         for key, value in self.value.items():
-            yield key, Node(value, f"{self.where}: {key}")
+            yield key, Node(value, f"{self.where}: {_shortened(key)}")
 
-    def items(self, *, length: int | None = None) -> list["Node"]:
-        """The items of a list, of `length` if given."""
+    def items(self, *, length: int | None = None, at_most: int | None = None) -> list["Node"]:
+        """The items of a list, of `length` if given, or of no more than `at_most`."""
         if not isinstance(self.value, list):
             self.fail(f"expected a list, found {_kind(self.value)}")
         if length is not None and len(self.value) != length:
             self.fail(f"expected {length} items, found {len(self.value)}")
+        if at_most is not None and len(self.value) > at_most:
+            self.fail(f"{len(self.value)} items; at most {at_most} are read")
         return [Node(value, f"{self.where}[{i}]") for i, value in enumerate(self.value)]
 
     def integer(self, minimum: int = 0, maximum: int = INT_MAX) -> int:
@@ -153,6 +171,10 @@ class Node:
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_TOLD else f"{text[:_MAX_TOLD]}…"
 
 
 def _shown(value: object) -> str:

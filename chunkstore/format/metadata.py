@@ -23,6 +23,10 @@ _MEMBERS = set(
     "zarr_format node_type shape data_type chunk_grid chunk_key_encoding fill_value codecs attributes dimension_names".split()
 )
 MAX_LENGTH = 1 << 62
+MAX_RANK = 17
+"""Dimensions of an array: those of a field's samples, and the samples."""
+_MAX_CODECS = 16
+_DIMENSION = r"[A-Za-z0-9_.-]{1,200}"
 MAX_CHUNK_NBYTES = (1 << 31) - 64
 """Blosc frames end below 2 GiB; nothing larger is written, or allocated for what claims to be a chunk."""
 
@@ -123,6 +127,7 @@ class ArrayMetadata:
         _refuse_extensions(node)
         node.member("zarr_format").choice(3)
         node.member("node_type").choice("array")
+        node.member("shape").items(at_most=MAX_RANK)
         shape = node.member("shape").integers(0, MAX_LENGTH)
         dtype = node.member("data_type").choice(*DATA_TYPES)
         shard_shape = _regular(node.member("chunk_grid"), len(shape))
@@ -136,7 +141,9 @@ class ArrayMetadata:
         index_codecs = configuration.member("index_codecs").items(length=2)
         _expect(index_codecs[0], "bytes", {"endian": "little"})
         _expect(index_codecs[1], "crc32c", {})
-        names = tuple(name.string() for name in node.member("dimension_names").items(length=len(shape)))
+        names = tuple(name.string(_DIMENSION) for name in node.member("dimension_names").items(length=len(shape)))
+        if len(set(names)) != len(names):
+            node.member("dimension_names").fail("two dimensions of one name")
         if not shape:
             node.fail("an array without dimensions holds no samples")
         inner = codecs_from_json(configuration.member("codecs"))
@@ -203,7 +210,7 @@ def _refuse_extensions(node: Node) -> None:
 
 def codecs_from_json(node: Node) -> ChunkCodecs:
     """Read the codec list of an inner chunk: bytes, at most one compressor, at most one crc32c last."""
-    items = node.items()
+    items = node.items(at_most=_MAX_CODECS)
     if not items or items[0].member("name").value != "bytes":
         node.fail("the first codec is not 'bytes'")
     if "configuration" in items[0] and "endian" in items[0].member("configuration"):
@@ -234,7 +241,7 @@ def _compressor(node: Node) -> Compressor:
         case "gzip":
             return Compressor("gzip", node.member("configuration").member("level").integer(0, 9))
         case other:
-            raise UnsupportedFormat(f"{node.where}: codec {other!r}; bytes, blosc, zstd, gzip and crc32c are read")
+            raise UnsupportedFormat(f"{node.where}: codec {other[:60]!r}; bytes, blosc, zstd, gzip and crc32c are read")
 
 
 def _grid(shape: tuple[int, ...], chunk: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from chunkstore.errors import InvalidDataset, SchemaError, UnsupportedFormat
+from chunkstore.errors import SchemaError, UnsupportedFormat
 from chunkstore.format.documents import Json, Node
 
 ImageFormat = Literal["jpeg", "png", "webp"]
@@ -25,6 +25,8 @@ _MAX_LEVELS = {"blosc-lz4": 9, "blosc-zstd": 9, "zstd": 22, "gzip": 9}
 _NUMBERS = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _MAX_RANK = 16
+MAX_FIELDS = 8192
+"""Fields of a schema. More values of one kind are one `Array` field."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -188,6 +190,10 @@ class Schema(Mapping[str, Field]):
     def __init__(self, fields: Mapping[str, Field]) -> None:
         if not fields:
             raise SchemaError("a schema needs at least one field: {'x': cs.Array('float32', (3,))}")
+        if len(fields) > MAX_FIELDS:
+            raise SchemaError(
+                f"{len(fields)} fields; at most {MAX_FIELDS} are possible: make an Array of those of a kind"
+            )
         for name, field in fields.items():
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise SchemaError(
@@ -251,10 +257,12 @@ class Schema(Mapping[str, Field]):
             InvalidDataset: it is damaged.
             UnsupportedFormat: a field is of a type this release does not know.
         """
+        if isinstance(node.value, dict) and len(node.value) > MAX_FIELDS:
+            node.fail(f"{len(node.value)} fields; at most {MAX_FIELDS} are read")
         try:
             return cls({name: _field_from_json(member) for name, member in node.members()})
         except SchemaError as error:
-            raise InvalidDataset(f"{node.where}: {error}") from error
+            node.fail(str(error))
 
 
 def field_to_json(field: Field, *, storage: bool = True) -> Json:
@@ -274,7 +282,9 @@ def field_to_json(field: Field, *, storage: bool = True) -> Json:
 def _field_from_json(node: Node) -> Field:
     name = node.member("type").string()
     if name not in _TYPES:
-        raise UnsupportedFormat(f"{node.where}: field type {name!r} is not known to this release; upgrade chunkstore")
+        raise UnsupportedFormat(
+            f"{node.where}: field type {name[:60]!r} is not known to this release; upgrade chunkstore"
+        )
     cls = _TYPES[name]
     known = {f.name for f in fields(cls)}
     arguments: dict[str, Any] = {}
@@ -283,6 +293,10 @@ def _field_from_json(node: Node) -> Field:
             continue
         if key not in known:
             node.fail(f"{key!r} is not known for a field of type {name}")
+        if key == "dtype":
+            member.choice(*_NUMBERS, "bfloat16")  # a user may spell it otherwise, a document may not
+        if key == "shape":
+            member.items(at_most=_MAX_RANK)
         arguments[key] = tuple(member.value) if isinstance(member.value, list) else member.value
     try:
         return cls(**arguments)

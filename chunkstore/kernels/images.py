@@ -276,6 +276,8 @@ def _decode_jpeg_natively(data: Buffer, mode: Mode, height: int, width: int) -> 
 
 
 def _decode_with_pillow(data: Buffer, format: Format, mode: Mode, height: int, width: int) -> NDArray[np.uint8]:
+    from PIL.Image import DecompressionBombError
+
     try:
         with _opened(io.BytesIO(data), format) as image:
             if image.size != (width, height):
@@ -286,7 +288,7 @@ def _decode_with_pillow(data: Buffer, format: Format, mode: Mode, height: int, w
                 image.draft("L", None)
             image.load()
             return np.array(_converted(image, mode))
-    except _PILLOW_ERRORS as error:
+    except (*_PILLOW_ERRORS, DecompressionBombError) as error:
         raise ValueError(f"{format} does not decode: {error}") from error
 
 

@@ -77,7 +77,11 @@ class StoredArray:
         """
         metadata = self.metadata
         ranges = row_ranges(metadata.shape[1:], box)
-        out = np.empty((total_rows(intervals), *(len(r) for r in ranges)), metadata.numpy_dtype)
+        try:
+            out = np.empty((total_rows(intervals), *(len(r) for r in ranges)), metadata.numpy_dtype)
+        except MemoryError:
+            self._check_size(int(intervals[-1, 1]) - 1)
+            raise
         if out.nbytes == 0:
             return out
         if metadata.is_plain:
@@ -233,6 +237,12 @@ class StoredArray:
             raise InvalidDataset(
                 f"{self._store.url}/{self._key}/{self.metadata.shard_key(shard)}: a shard that the part's object list lacks"
             ) from None
+
+    def _check_size(self, row: int) -> None:
+        """Fail as reading would where the shard of a row is smaller than listed: a false claim is no lack of memory."""
+        shard = row // self.metadata.shard_shape[0]
+        size = self._object(shard).nbytes
+        fetch_ranges(self._store, [Request(self._shard_key(shard), size - 1, size)])
 
     def _shard_key(self, shard: int, *, need_nbytes: int = 0) -> str:
         key = f"{self._key}/{self.metadata.shard_key(shard)}"

@@ -27,6 +27,8 @@ from chunkstore.store.interface import Store
 from chunkstore.store.present import empty_column
 
 MAX_METADATA_NBYTES = 64 << 20
+_MAX_RATIOS = {"zstd": 1 << 15, "blosc": 1 << 15, "gzip": 1032}
+"""Decoded bytes that a stored byte can hold: zstd's blocks of 128 KiB take at least 4, deflate's runs of 258 two bits."""
 TO_DO = "restore the object; `chunkstore verify` lists all damage"
 FOR_SAMPLES = "Restore the object, or append the samples again; `chunkstore verify` lists all damage."
 
@@ -60,11 +62,12 @@ class OpenPart:
         self._position = position
         self._num_samples = fragment.samples
         objects, metadata = documents or read_documents(store, part)
+        shards = _shards_by_array(objects)
         self._arrays: dict[str, StoredArray] = {}
         for name in part.fields:
             if name in schema:
                 for path, expected in self._expected_arrays(name, schema[name], metadata).items():
-                    self._arrays[path] = self._open_array(path, metadata[path], expected, objects, cache)
+                    self._arrays[path] = self._open_array(path, metadata[path], expected, shards.get(path, {}), cache)
 
     @property
     def arrays(self) -> Mapping[str, StoredArray]:
@@ -184,7 +187,9 @@ class OpenPart:
         fixed = [(axis, n) for axis, n in enumerate(field.shape) if n is not None]
         agree = all((shapes[:, axis] == n).all() for axis, n in fixed) and (shapes >= 0).all()
         # float64 tells a product that overflows int64 from one that happens to fit
-        if not agree or (shapes.prod(axis=1) != lengths).any() or (shapes.astype(float).prod(axis=1) > 2.0**62).any():
+        # and a length of 0 hides what no array library can give a shape to
+        products = np.maximum(shapes, 1).astype(float).prod(axis=1)
+        if not agree or (shapes.prod(axis=1) != lengths).any() or (products > 2.0**48).any():
             raise InvalidDataset(
                 f"{self._store.url}/{self._part.path}/{name}/shape: shapes do not agree with {field.shape} or the spans"
             )
@@ -195,11 +200,14 @@ class OpenPart:
         """Path → (dtype, shape, None where any length will do) of the arrays that hold a field."""
         n = self._num_samples
         if isinstance(field, Array):
-            return {name: (stored_dtype(field).name, (n, *field.shape))}
-        expected: dict[str, tuple[str, tuple[int | None, ...]]] = {
-            f"{name}/values": (stored_dtype(field).name, (None,)),
-            f"{name}/spans": ("int64", (n, 2)),
-        }
+            expected: dict[str, tuple[str, tuple[int | None, ...]]] = {
+                name: (stored_dtype(field).name, (n, *field.shape))
+            }
+        else:
+            expected = {
+                f"{name}/values": (stored_dtype(field).name, (None,)),
+                f"{name}/spans": ("int64", (n, 2)),
+            }
         if has_shapes(field) and isinstance(field, Ragged):
             expected[f"{name}/shape"] = ("int64", (n, len(field.shape)))
         values = metadata.get(f"{name}/values")
@@ -214,7 +222,7 @@ class OpenPart:
         path: str,
         metadata: ArrayMetadata,
         expected: tuple[str, tuple[int | None, ...]],
-        objects: dict[str, StoredObject],
+        shards: dict[str, StoredObject],
         cache: ChunkCache,
     ) -> StoredArray:
         dtype, shape = expected
@@ -229,20 +237,21 @@ class OpenPart:
         if metadata.is_plain and not path.endswith("/values"):  # the samples of values have crcs of their own
             where = f"{self._store.url}/{self._part.path}/{path}"
             raise InvalidDataset(f"{where}: chunks without crc32c, which nothing else checks")
-        own = {key.removeprefix(f"{path}/"): stored for key, stored in objects.items() if key.startswith(f"{path}/")}
-        if (
-            metadata.is_plain
-            and sum(stored.nbytes for stored in own.values()) < metadata.shape[0] * metadata.row_nbytes
-        ):
+        if len(shards) != (needed := math.prod(metadata.shard_grid)):
             raise InvalidDataset(
-                f"{self._store.url}/{self._part.path}/{path}: {metadata.shape[0]} values in shards too small to hold them"
+                f"{self._store.url}/{self._part.path}/{OBJECTS_NAME}: {len(shards)} shards of {path}, {needed} are needed"
             )
-        shards, expected_shards = sum(key.startswith("c/") for key in own), math.prod(metadata.shard_grid)
-        if shards != expected_shards:
-            raise InvalidDataset(
-                f"{self._store.url}/{self._part.path}/{OBJECTS_NAME}: {shards} shards of {path}, {expected_shards} are needed"
-            )
-        return StoredArray(self._store, f"{self._part.path}/{path}", metadata, own, cache)
+        self._check_size(path, metadata, sum(stored.nbytes for stored in shards.values()))
+        return StoredArray(self._store, f"{self._part.path}/{path}", metadata, shards, cache)
+
+    def _check_size(self, path: str, metadata: ArrayMetadata, stored_nbytes: int) -> None:
+        """Raise InvalidDataset where no shards of these bytes can hold the array: nothing is allocated by what it claims."""
+        compressor = metadata.codecs.compressor
+        index_nbytes = 16 * math.prod(metadata.chunks_per_shard) * math.prod(metadata.shard_grid)
+        most = (stored_nbytes - index_nbytes) * (_MAX_RATIOS[compressor.name] if compressor else 1)
+        if (nbytes := math.prod(metadata.shape) * metadata.numpy_dtype.itemsize) > min(most, 1 << 62):
+            where = f"{self._store.url}/{self._part.path}/{path}"
+            raise InvalidDataset(f"{where}: {nbytes} bytes in shards of {stored_nbytes}, too small to hold them")
 
 
 Documents = tuple[dict[str, StoredObject], dict[str, ArrayMetadata]]
@@ -282,8 +291,18 @@ def read_metadata(store: Store, part: Part, objects: Mapping[str, StoredObject])
     return {
         path: ArrayMetadata.from_json(member)
         for path, member in consolidated.members()
-        if member.member("node_type").value == "array"
+        if member.member("node_type").choice("array", "group") == "array"
     }
+
+
+def _shards_by_array(objects: Mapping[str, StoredObject]) -> dict[str, dict[str, StoredObject]]:
+    """The shards of each array of a part, by key relative to the array."""
+    shards: dict[str, dict[str, StoredObject]] = {}
+    for key, stored in objects.items():
+        path, between, rest = key.partition("/c/")
+        if between:
+            shards.setdefault(path, {})[f"c/{rest}"] = stored
+    return shards
 
 
 def _read_document(store: Store, part: Part, name: str, stored: StoredObject) -> tuple[bytes, str]:
