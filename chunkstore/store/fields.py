@@ -6,6 +6,7 @@ and crcs where values are stored as they came. Before it: `encode.py` with check
 Source: docs/spec/v1.md, "Fields"; docs/decisions/001-chunk-shard-codec.md for what "auto" chooses.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from chunkstore.format.codecs import ChunkCodecs, Compressor
 from chunkstore.format.documents import Json
+from chunkstore.format.layout import plan_grid
 from chunkstore.format.metadata import ArrayMetadata, group_to_json
 from chunkstore.format.schema import (
     Array,
@@ -33,6 +35,9 @@ from chunkstore.store.present import bfloat16_to_float32
 from chunkstore.store.sinks import ArraySink, Rows
 from chunkstore.store.workers import Workers
 
+SMALL_FIELD_NBYTES = 64
+"""Fields of at most so many bytes a sample use chunks longer than a block, and do not set its length."""
+
 _PLAIN = ChunkCodecs(None, crc32c=False)
 _INDEX_CODECS = ChunkCodecs(Compressor("blosc", 5, "zstd", "shuffle", 8), crc32c=True)
 
@@ -40,16 +45,26 @@ _INDEX_CODECS = ChunkCodecs(Compressor("blosc", 5, "zstd", "shuffle", 8), crc32c
 class FixedSink:
     """Writes an `Array` field."""
 
-    def __init__(self, store: Store, part: str, name: str, field: Array, workers: Workers) -> None:
+    def __init__(
+        self,
+        store: Store,
+        part: str,
+        name: str,
+        field: Array,
+        workers: Workers,
+        *,
+        max_chunk_rows: int | None = None,
+        measure: bool = True,
+    ) -> None:
         self._name, self._field = name, field
         rows = Rows(
             field.shape,
             stored_dtype(field),
             ("sample", *dimension_names(name, field)),
             choose_codecs(field, plain=ChunkCodecs(None, crc32c=True)),
-            chunk=field.chunk,
+            chunk=_chunk_within(field, max_chunk_rows),
             shard=field.shard,
-            measure=_measure(field),
+            measure=_measure(field) if measure else None,
         )
         self._sink = ArraySink(store, f"{part}/{name}", rows, workers)
 
@@ -88,8 +103,10 @@ class FixedSink:
 class RaggedSink:
     """Writes a `Ragged`, `Image`, `Text` or `Bytes` field."""
 
-    def __init__(self, store: Store, part: str, name: str, field: Field, workers: Workers) -> None:
-        self._name, self._field = name, field
+    def __init__(
+        self, store: Store, part: str, name: str, field: Field, workers: Workers, *, measure: bool = True
+    ) -> None:
+        self._name, self._field, self._measures = name, field, measure
         values = Rows(
             (),
             stored_dtype(field),
@@ -97,7 +114,7 @@ class RaggedSink:
             choose_codecs(field, plain=_PLAIN),
             chunk=field.chunk if isinstance(field.chunk, int) else None,
             shard=field.shard,
-            measure=_measure(field) if isinstance(field, Ragged) else None,
+            measure=_measure(field) if measure and isinstance(field, Ragged) else None,
         )
         spans = Rows((2,), np.dtype("<i8"), ("sample", f"{name}_span"), lambda *_: _INDEX_CODECS)
         crc = Rows((), np.dtype("<u4"), ("sample",), lambda *_: ChunkCodecs(None, crc32c=True))
@@ -135,7 +152,8 @@ class RaggedSink:
         self._stop = int(spans[-1, 1]) if len(spans) else self._stop
         if self._shape is not None and column.shapes is not None:
             self._shape.append(column.shapes)
-        self._lengths = self._lengths.merge(Statistics.of(np.diff(column.offsets)))
+        if self._measures:
+            self._lengths = self._lengths.merge(Statistics.of(np.diff(column.offsets)))
         self._append_crcs(column)
         self._values.append(column.values)
 
@@ -185,16 +203,51 @@ class RaggedSink:
 FieldSink = FixedSink | RaggedSink
 
 
-def open_sink(store: Store, part: str, name: str, field: Field, workers: Workers) -> FieldSink:
-    """The sink of a field of any type; `part` is the part's key."""
+def open_sink(
+    store: Store,
+    part: str,
+    name: str,
+    field: Field,
+    workers: Workers,
+    *,
+    max_chunk_rows: int | None = None,
+    measure: bool = True,
+) -> FieldSink:
+    """The sink of a field of any type.
+
+    Args:
+        store: Where.
+        part: Key of the part.
+        name: Of the field.
+        field: Its type.
+        workers: Threads and memory shared by the sinks of a writer.
+        max_chunk_rows: Samples of a block, where that is settled: chunks of fields that matter are no longer.
+        measure: Whether to make statistics.
+    """
     if isinstance(field, Array):
-        return FixedSink(store, part, name, field, workers)
-    return RaggedSink(store, part, name, field, workers)
+        return FixedSink(store, part, name, field, workers, max_chunk_rows=max_chunk_rows, measure=measure)
+    return RaggedSink(store, part, name, field, workers, measure=measure)
+
+
+def no_statistics(field: Field) -> FieldStatistics:
+    """Statistics of no samples."""
+    if isinstance(field, Array):
+        return {"values": Statistics()}
+    return {"values": Statistics(), "lengths": Statistics()} if isinstance(field, Ragged) else {"lengths": Statistics()}
 
 
 def stored_objects(sink: FieldSink) -> dict[str, StoredObject]:
     """The shards that a sink has written, by key in the part."""
     return {f"{path}/{key}": stored for path, array in sink.sinks.items() for key, stored in array.objects.items()}
+
+
+def _chunk_within(field: Array, max_rows: int | None) -> int | tuple[int, ...] | None:
+    """The chunk to insist on, so that blocks of `max_rows` samples hold whole chunks; None where it is free."""
+    itemsize = stored_dtype(field).itemsize
+    if field.chunk is not None or max_rows is None or math.prod(field.shape) * itemsize <= SMALL_FIELD_NBYTES:
+        return field.chunk
+    planned = plan_grid(field.shape, itemsize, shard=field.shard).chunk[0]
+    return max_rows if planned > max_rows else None
 
 
 def _measure(field: Array | Ragged) -> Callable[[npt.NDArray[Any]], Statistics]:

@@ -1,46 +1,29 @@
-"""Writing: samples in, one fragment out, one commit at the end.
+"""Writing: samples in, checked and held; what becomes of them is their destination's.
 
-A `Writer` checks samples against the schema before anything of them is kept, streams them through the fields' sinks, and on
-leaving its `with` block writes the fragment's metadata and commits. Whatever happens before the commit, the dataset is as it
-was. Before it: the user or a converter; after it: `commit.py`.
+A `Writer` checks samples against the schema before anything of them is kept, and passes them on as columns. Where they go, and
+what is committed at the end of its `with` block, a `Destination` says: a fragment of their own for `create` and `append`;
+`fragments.py` and `add_fields.py` have others. Whatever happens before the commit, the dataset is as it was. Before it: the
+user or a converter; after it: `part_writer.py`.
 
-Source: docs/spec/v1.md, "Writing a fragment".
+Source: docs/spec/v1.md, "Writing".
 """
 
-import contextlib
 import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from chunkstore._native import crc32
 from chunkstore.errors import DatasetExists, ForkedLoader, SampleError, StoreError
-from chunkstore.format.documents import Json, seal
-from chunkstore.format.layout import plan_block_rows
-from chunkstore.format.metadata import group_to_json, zarr_json
 from chunkstore.format.schema import Field, Schema
-from chunkstore.format.versions import (
-    FORMAT,
-    OBJECTS_NAME,
-    FieldStatistics,
-    Fragment,
-    Part,
-    StoredObject,
-    objects_to_json,
-)
 from chunkstore.kernels.columns import Column
-from chunkstore.store.commit import check_message, commit_fragments, create_root, find_latest, new_id, read_latest
+from chunkstore.store.commit import check_message, create_root, find_latest, read_latest
 from chunkstore.store.encode import Value, column_length, encode_column, encode_value, join_values
-from chunkstore.store.fields import open_sink, stored_objects
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
-from chunkstore.store.workers import Workers
-
-PART_NAME = "0"
-SMALL_FIELD_NBYTES = 64
-"""Fields of at most so many bytes a sample use chunks longer than a block, and do not set its length."""
+from chunkstore.store.part_writer import PartWriter
+from chunkstore.store.results import FragmentResult, commit_results
 
 HELD_NBYTES = 1 << 20
 """Samples that come one by one are held until they are so many bytes together."""
@@ -80,7 +63,8 @@ def create(
     store.check_commits()
     if (latest := find_latest(store)) is not None:
         raise DatasetExists(f"{store.url}: version {latest.number} of a dataset is there; use append, or another URL")
-    return Writer(store, checked, create_root(store), message=message, create=True, num_threads=num_threads)
+    destination = NewFragment(store, checked, create_root(store), message=message, create=True, num_threads=num_threads)
+    return Writer(store.url, checked, destination)
 
 
 def append(
@@ -103,11 +87,93 @@ def append(
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
     store.check_commits()
     latest = read_latest(store)
-    return Writer(store, latest.schema, latest.dataset, message=message, create=False, num_threads=num_threads)
+    destination = NewFragment(store, latest.schema, latest.dataset, message=message, num_threads=num_threads)
+    return Writer(store.url, latest.schema, destination)
+
+
+class Destination(Protocol):
+    """What becomes of the samples that a writer takes. Called by one thread at a time."""
+
+    def check_room(self, num_samples: int) -> None:
+        """Raise SampleError where so many samples, those taken before included, have no place."""
+
+    def append(self, columns: Mapping[str, Column]) -> None:
+        """Take checked columns of all fields; they are copied before this returns."""
+
+    def finish(self) -> None:
+        """Make everything durable that a commit will name."""
+
+    def commit(self) -> int | None:
+        """Make the samples visible; the number of the version, None where that is left to somebody else."""
+
+    def abort(self) -> None:
+        """Forget everything, quietly."""
+
+
+class NewFragment:
+    """The destination of `create` and `append`: a fragment of its own, committed at the end.
+
+    Args:
+        store: Where.
+        schema: What samples are.
+        dataset: UUID of the dataset.
+        message: Kept in the version.
+        create: Whether there must be no version yet.
+        commits: Whether it is committed at the end, or by somebody else who has its result.
+        num_threads: Threads that encode; the number of cores if None.
+
+    Attributes:
+        result: What was written, once it is finished.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        schema: Schema,
+        dataset: str,
+        *,
+        message: str = "",
+        create: bool = False,
+        commits: bool = True,
+        num_threads: int | None = None,
+    ) -> None:
+        self._store, self._schema, self._dataset = store, schema, dataset
+        self._message, self._create, self._commits = message, create, commits
+        self._writer = PartWriter(store, schema, num_threads=num_threads)
+        self._num_samples = 0
+        self.result: FragmentResult | None = None
+
+    def check_room(self, num_samples: int) -> None:
+        """There is room for any number."""
+
+    def append(self, columns: Mapping[str, Column]) -> None:
+        """Pass columns on."""
+        self._writer.append(columns)
+        self._num_samples += len(next(iter(columns.values())))
+
+    def finish(self) -> None:
+        """Write what is left; a fragment without samples is not written."""
+        fragment = None
+        if self._num_samples:
+            fragment = self._writer.finish(self._num_samples)
+        else:
+            self._writer.abort()
+        self.result = FragmentResult(self._dataset, self._schema, fragment, self._writer.statistics())
+
+    def commit(self) -> int | None:
+        """Commit the fragment, if that is to be done."""
+        assert self.result is not None
+        if not self._commits:
+            return None
+        return commit_results(self._store, [self.result], message=self._message, create=self._create).number
+
+    def abort(self) -> None:
+        """End uploads."""
+        self._writer.abort()
 
 
 class Writer:
-    """Takes samples and commits them together. Made by `create` and `append`.
+    """Takes samples and commits them together. Made by `create`, `append`, `fragment` and `add_fields`.
 
     Used as a context manager it commits at the end of the block, and leaves the dataset as it was if the block raises.
 
@@ -119,12 +185,10 @@ class Writer:
 
     Attributes:
         schema: What samples must be.
-        version: Number of the version that holds them, once committed.
+        version: Number of the version that holds them, once committed; None before, and for a writer of `fragment`.
     """
 
-    def __init__(
-        self, store: Store, schema: Schema, dataset: str, *, message: str, create: bool, num_threads: int | None = None
-    ) -> None:
+    def __init__(self, url: str, schema: Schema, destination: Destination) -> None:
         self._closed = False
         self._num_passed = 0
         self._held: list[dict[str, Value]] = []
@@ -132,15 +196,12 @@ class Writer:
         self._pid = os.getpid()
         self.schema = schema
         self.version: int | None = None
-        self._store, self._dataset, self._message, self._create = store, dataset, message, create
+        self._url, self._destination = url, destination
         self._names = set(schema)
-        self._id = new_id()
-        self._part = f"fragments/{self._id}/{PART_NAME}"
-        self._workers = Workers(num_threads or os.cpu_count() or 1, num_arrays=2 * len(schema))
-        self._sinks = {n: open_sink(store, self._part, n, field, self._workers) for n, field in schema.items()}
         self._lock = threading.RLock()
         self._half_written = False
         self._failure = "interrupted"
+        self._close_failure: BaseException | None = None
 
     @property
     def num_samples(self) -> int:
@@ -149,7 +210,7 @@ class Writer:
 
     def __repr__(self) -> str:
         state = f"committed as version {self.version}" if self.version else "closed" if self._closed else "open"
-        return f"Writer({self._store.url!r}, samples={self.num_samples}, {state})"
+        return f"Writer({self._url!r}, samples={self.num_samples}, {state})"
 
     def write(self, sample: Mapping[str, Any]) -> None:
         """Take one sample.
@@ -171,6 +232,8 @@ class Writer:
             nbytes = sum(len(value) if isinstance(value, bytes) else value.nbytes for value in values.values())
             if nbytes < HELD_NBYTES:  # a larger one is passed on before this returns, so what the caller owns may stay
                 values = {n: value if isinstance(value, bytes) else value.copy() for n, value in values.items()}
+            self._check_usable()  # again: encoding calls the user's code, which may have closed the writer
+            self._destination.check_room(self.num_samples + 1)
             self._take(lambda: self._hold(values, nbytes + HELD_SAMPLE_NBYTES))
 
     def write_batch(self, columns: Mapping[str, Any]) -> None:
@@ -195,41 +258,53 @@ class Writer:
                 told = ", ".join(f"{name!r}: {'no length' if n is None else n}" for name, n in lengths.items())
                 raise SampleError(f"batch at sample {self.num_samples}: columns differ in length: {told}")
             encoded = {n: encode_column(n, field, columns[n], self.num_samples) for n, field in self.schema.items()}
+            self._check_usable()  # again: encoding calls the user's code, which may have closed the writer
+            self._destination.check_room(self.num_samples + len(next(iter(encoded.values()))))
             self._take(lambda: self._pass_on_batch(encoded))
 
     def close(self) -> None:
-        """Write what is left, and commit. Does nothing the second time.
+        """Write what is left, and commit. Does nothing once it has succeeded or the `with` block has raised.
 
         Raises:
             StoreError: the store failed, now or on earlier samples; the dataset is as it was, unless the message says
                 otherwise.
             DatasetExists, SchemaError, CommitConflict: another writer came first.
+            SampleError: fields that were added have other than one value for each sample of the dataset.
             ForkedLoader: the writer was made before this process was forked.
+
+        What it raised once it raises again when called again: nothing was committed, unless the message says otherwise.
         """
         self._refuse_fork()
         with self._lock:
+            if self._close_failure is not None:
+                self._raise_again(self._close_failure)
             if self._closed:
                 return
             try:
-                self._check_usable()
-                self._closed = True
-                self._pass_on_held()
-                fragments = (self._finish_fragment(),) if self.num_samples else ()
-                statistics = self._statistics()
-            except BaseException:
-                self._closed = True
-                self._abort()
+                self._finish()
+                self.version = self._destination.commit()
+            except BaseException as error:
+                self._close_failure = error
                 raise
-            version = commit_fragments(
-                self._store,
-                self._dataset,
-                self.schema,
-                fragments,
-                statistics,
-                message=self._message,
-                create=self._create,
-            )
-            self.version = version.number
+
+    def _finish(self) -> None:
+        try:
+            self._check_usable()
+            self._closed = True
+            self._pass_on_held()
+            self._destination.finish()
+        except BaseException:
+            self._closed = True
+            self._destination.abort()
+            raise
+
+    def _raise_again(self, failure: BaseException) -> None:
+        if isinstance(failure, Exception):
+            raise failure
+        raise StoreError(
+            f"{self._url}: closing the writer was interrupted ({type(failure).__name__}), and cannot be taken up. Look with"
+            " chunkstore.versions whether the samples were committed; if not, write them again with a new writer."
+        ) from failure
 
     def __enter__(self) -> Self:
         return self
@@ -243,7 +318,7 @@ class Writer:
             with self._lock:
                 if not self._closed:
                     self._closed = True
-                    self._abort()
+                    self._destination.abort()
 
     def __del__(self) -> None:
         if not self._closed and self.num_samples and self._pid == os.getpid():
@@ -258,7 +333,7 @@ class Writer:
         """Before the lock is asked for: here a thread may hold it that does not exist."""
         if self._pid != os.getpid():
             raise ForkedLoader(
-                f"{self._store.url}: a writer made before the process was forked is used in the child, where its threads do"
+                f"{self._url}: a writer made before the process was forked is used in the child, where its threads do"
                 " not exist. Write in the process that made it, or give each process a writer of its own"
                 " (chunkstore.append)."
             )
@@ -268,7 +343,7 @@ class Writer:
             raise ValueError(f"{self!r}: writing after close; begin anew with append")
         if self._half_written:
             raise StoreError(
-                f"{self._store.url}: an earlier write failed half-way ({self._failure}). Nothing was committed, and nothing"
+                f"{self._url}: an earlier write failed half-way ({self._failure}). Nothing was committed, and nothing"
                 " can be: write all samples again with a new writer."
             )
 
@@ -284,7 +359,6 @@ class Writer:
 
     def _take(self, step: Callable[[], None]) -> None:
         """Run what must not stay half done; whatever ends it, a second interrupt included, the writer is broken after."""
-        self._check_usable()  # again: encoding calls the user's code, which may have closed the writer
         self._half_written = True
         try:
             step()
@@ -313,71 +387,4 @@ class Writer:
         self._num_passed += len(next(iter(columns.values())))
 
     def _pass_on(self, columns: Mapping[str, Column]) -> None:
-        for name, column in columns.items():
-            self._sinks[name].append(column)
-
-    def _finish_fragment(self) -> Fragment:
-        for sink in self._sinks.values():
-            sink.finish()
-        self._workers.finish()
-        self._check_complete()
-        objects: dict[str, StoredObject] = {}
-        for sink in self._sinks.values():
-            objects.update(stored_objects(sink))
-        members: dict[str, dict[str, Json]] = {}
-        for sink in self._sinks.values():
-            members.update(sink.documents())
-        for path, document in members.items():
-            objects[f"{path}/zarr.json"] = self._write(f"{self._part}/{path}/zarr.json", zarr_json(document))
-        attributes: dict[str, Json] = {"format": FORMAT, "samples": self.num_samples}
-        group = zarr_json(group_to_json({"chunkstore": attributes}, members))
-        objects["zarr.json"] = self._write(f"{self._part}/zarr.json", group)
-        self._write(f"fragments/{self._id}/zarr.json", zarr_json(group_to_json({})))
-        listed = self._write(f"{self._part}/{OBJECTS_NAME}", seal(objects_to_json(objects)))
-        nbytes = sum(sink.nbytes for sink in self._sinks.values())
-        part = Part(
-            path=self._part,
-            fields=tuple(self.schema),
-            nbytes=nbytes,
-            stored_nbytes=sum(stored.nbytes for stored in objects.values()) + listed.nbytes,
-            objects_nbytes=listed.nbytes,
-            objects_crc32=listed.crc32,
-        )
-        return Fragment(self._id, 0, self.num_samples, self._block_rows(nbytes), (part,))
-
-    def _block_rows(self, nbytes: int) -> int:
-        """Blocks hold whole chunks of the fields that matter, so that no chunk is read for two blocks."""
-        insisted = [field.block_nbytes for field in self.schema.values() if field.block_nbytes]
-        rows = plan_block_rows(self.num_samples, nbytes, block_nbytes=min(insisted, default=None))
-        large = [
-            array.metadata().chunk_shape[0]
-            for name, sink in self._sinks.items()
-            for path, array in sink.sinks.items()
-            if path == name and array.nbytes > SMALL_FIELD_NBYTES * self.num_samples
-        ]
-        return max(rows, *large) if large else rows
-
-    def _statistics(self) -> dict[str, FieldStatistics]:
-        return {name: sink.statistics() for name, sink in self._sinks.items()}
-
-    def _write(self, key: str, data: bytes) -> StoredObject:
-        self._store.write(key, data)
-        return StoredObject(len(data), crc32(data))
-
-    def _check_complete(self) -> None:
-        """Refuse to commit what would not be read back: the last look before it is visible to all."""
-        for name, sink in self._sinks.items():
-            if (problem := sink.find_problem(self.num_samples)) is not None:
-                raise StoreError(
-                    f"{self._store.url}: field {name!r} does not hold the {self.num_samples} samples written: {problem}."
-                    " Nothing was committed. This is a fault of chunkstore: please report it."
-                )
-
-    def _abort(self) -> None:
-        """End uploads; whatever fails here is less than what the user is about to hear of."""
-        with contextlib.suppress(Exception):
-            self._workers.cancel()
-        for sink in self._sinks.values():
-            for array in sink.sinks.values():
-                with contextlib.suppress(Exception):  # an unfinished upload is invisible
-                    array.abort()
+        self._destination.append(columns)

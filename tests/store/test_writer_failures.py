@@ -41,13 +41,13 @@ def run(code: str, *arguments: object) -> None:
 
 
 def failing_once(append: Callable[..., None], error: BaseException, at: str) -> Callable[..., None]:
-    """`ArraySink.append` that fails the first time that the array `at` is given rows."""
+    """A method of `ArraySink` that fails the first time that it is called of the array `at`."""
     failures = [error]
 
-    def append_or_fail(self: Any, rows: Any) -> None:
+    def append_or_fail(self: Any, *rows: Any) -> None:
         if failures and self.key.endswith(at):
             raise failures.pop()
-        append(self, rows)
+        append(self, *rows)
 
     return append_or_fail
 
@@ -73,6 +73,41 @@ def test_after_a_write_that_failed_half_way_nothing_is_taken_or_committed(
                 writer.write_batch(columns(5, 8))
             calls[then]()
     assert cs.open(tmp_path / "ds").version == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (StoreError("disk full"), "disk full"),
+        (KeyboardInterrupt(), r"interrupted \(KeyboardInterrupt\).*chunkstore.versions"),
+    ],
+    ids=repr,
+)
+def test_a_close_that_failed_fails_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, again: str
+) -> None:
+    writer = cs.create(tmp_path / "ds", SCHEMA)
+    writer.write(sample(0))
+    monkeypatch.setattr(ArraySink, "finish", failing_once(ArraySink.finish, error, "label"))
+    with pytest.raises(type(error)):
+        writer.close()
+    for _ in range(2):
+        with pytest.raises(StoreError, match=again):
+            writer.close()
+    assert writer.version is None
+    with pytest.raises(DatasetNotFound):
+        cs.open(tmp_path / "ds")
+
+
+def test_a_commit_that_failed_fails_again(tmp_path: Path) -> None:
+    late = cs.create(tmp_path / "ds", SCHEMA)
+    late.write(sample(0))
+    with cs.create(tmp_path / "ds", SCHEMA) as writer:
+        writer.write(sample(1))
+    for _ in range(2):
+        with pytest.raises(cs.DatasetExists):
+            late.close()
+    assert cs.open(tmp_path / "ds")["label"][:].tolist() == [1]
 
 
 def test_a_failure_of_the_store_ends_the_writer_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
