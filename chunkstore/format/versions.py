@@ -1,29 +1,55 @@
 """Version documents and object lists: what a version of a dataset consists of.
 
-A version document names, one line a fragment, everything a reader needs to plan an epoch; the object list of a part names
-every stored object with its size and checksum. Both are sealed (`documents.py`) and read as untrusted. Never does I/O;
-`store/commit.py` writes them in the order that makes a commit atomic.
+A version document names, one line a fragment, everything a reader needs to plan an epoch, or the pages that do; the object list
+of a part names every stored object with its size and checksum. Both are sealed (`documents.py`) and read as untrusted. Never
+does I/O; `store/commit.py` writes them in the order that makes a commit atomic.
 
-Source: docs/spec/v1.md, "Versions".
+Source: docs/spec/v1.md, "Version documents", "Pages".
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from chunkstore.errors import InvalidDataset, UnsupportedFormat, VersionExpired
 from chunkstore.format.documents import Json, Node
+from chunkstore.format.fragments import MAX_SAMPLES, UUID, Fragment, Part
+from chunkstore.format.pages import (
+    PAGES,
+    Condemnations,
+    Condemned,
+    CondemnedPages,
+    CondemnedRef,
+    FragmentPage,
+    PageRef,
+    check_refs,
+)
 from chunkstore.format.schema import Schema
 from chunkstore.format.statistics import Statistics
+
+__all__ = [
+    "FORMAT",
+    "LATEST_KEY",
+    "MAX_SAMPLES",
+    "OBJECTS_NAME",
+    "FieldStatistics",
+    "Fragment",
+    "Part",
+    "StoredObject",
+    "Version",
+    "VersionDocument",
+    "objects_from_json",
+    "objects_to_json",
+    "tombstone_to_json",
+    "version_key",
+    "version_number",
+]
 
 FORMAT = 1
 LATEST_KEY = "_chunkstore/latest.json"
 OBJECTS_NAME = "_objects.json"
-MAX_SAMPLES = 1 << 62
 TOMBSTONE = "tombstone"
-_UUID = r"[0-9a-f]{32}"
-_PART_PATH = rf"fragments/{_UUID}/[0-9a-z]{{1,32}}"
 _FIELD_STATISTICS = ("values", "lengths")
 
 FieldStatistics = Mapping[str, Statistics]
@@ -47,107 +73,11 @@ def tombstone_to_json(number: int) -> dict[str, Json]:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Some fields of a fragment's samples, stored as one Zarr group.
-
-    Attributes:
-        path: Key of the group, relative to the dataset.
-        fields: Names of its fields.
-        nbytes: Decoded bytes of all its arrays' data.
-        stored_nbytes: Bytes of all its objects.
-        objects_nbytes: Bytes of its `_objects.json`.
-        objects_crc32: crc32 of its `_objects.json`.
-    """
-
-    path: str
-    fields: tuple[str, ...]
-    nbytes: int
-    stored_nbytes: int
-    objects_nbytes: int
-    objects_crc32: int
-
-    def to_json(self) -> dict[str, Json]:
-        """The stored form."""
-        return {
-            "path": self.path,
-            "fields": list(self.fields),
-            "nbytes": self.nbytes,
-            "stored_nbytes": self.stored_nbytes,
-            "objects": {"nbytes": self.objects_nbytes, "crc32": f"{self.objects_crc32:08x}"},
-        }
-
-    @classmethod
-    def from_json(cls, node: Node) -> "Part":
-        """Read the stored form, or raise InvalidDataset."""
-        objects = node.member("objects")
-        return cls(
-            path=node.member("path").string(_PART_PATH),
-            fields=tuple(name.string() for name in node.member("fields").items()),
-            nbytes=node.member("nbytes").integer(),
-            stored_nbytes=node.member("stored_nbytes").integer(),
-            objects_nbytes=objects.member("nbytes").integer(1, 1 << 30),
-            objects_crc32=int(objects.member("crc32").string("[0-9a-f]{8}"), 16),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Fragment:
-    """A range of samples written by one writer.
-
-    Attributes:
-        id: Hexadecimal UUID.
-        first: Sample id of its first sample; row r has sample id first + r.
-        samples: Number of samples, at least 1.
-        block_rows: Samples of a block, a power of two.
-        parts: Where its fields lie.
-    """
-
-    id: str
-    first: int
-    samples: int
-    block_rows: int
-    parts: tuple[Part, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Decoded bytes of all its fields."""
-        return sum(part.nbytes for part in self.parts)
-
-    def part_of(self, name: str) -> Part:
-        """The part that holds the field `name`."""
-        return next(part for part in self.parts if name in part.fields)
-
-    def to_json(self) -> dict[str, Json]:
-        """The stored form."""
-        return {
-            "id": self.id,
-            "first": self.first,
-            "samples": self.samples,
-            "block_rows": self.block_rows,
-            "parts": [part.to_json() for part in self.parts],
-        }
-
-    @classmethod
-    def from_json(cls, node: Node) -> "Fragment":
-        """Read the stored form, or raise InvalidDataset."""
-        block_rows = node.member("block_rows").integer(1, 1 << 40)
-        if block_rows & (block_rows - 1):
-            node.member("block_rows").fail(f"{block_rows} is no power of two")
-        fragment = cls(
-            id=node.member("id").string(_UUID),
-            first=node.member("first").integer(0, MAX_SAMPLES),
-            samples=node.member("samples").integer(1, MAX_SAMPLES),
-            block_rows=block_rows,
-            parts=tuple(Part.from_json(item) for item in node.member("parts").items()),
-        )
-        if any(not part.path.startswith(f"fragments/{fragment.id}/") for part in fragment.parts):
-            node.fail("a part lies outside its fragment")
-        return fragment
-
-
-@dataclass(frozen=True, slots=True)
 class Version:
     """One immutable state of a dataset.
+
+    It has all its fragments, wherever they are stored. What is condemned is complete, too, but the pages of it are not read
+    before somebody looks: who opens a dataset never needs them.
 
     Attributes:
         dataset: The dataset's UUID, the same in every version.
@@ -163,6 +93,9 @@ class Version:
         condemned_fragments: Ids of the fragments that `gc` has given up for good.
         condemned_versions: Numbers of the versions that `gc` has given up.
         condemned_parts: Paths of parts that `gc` has given up within fragments that live on.
+        pages: Pages in which a row of fragments stood when this, or the version that it was made from, was read. Those that
+            still fit are shared by the version that is committed.
+        condemned_pages: The same of what is condemned.
     """
 
     dataset: str
@@ -175,25 +108,42 @@ class Version:
     fragments: tuple[Fragment, ...]
     statistics: Mapping[str, FieldStatistics]
     next_sample_id: int
-    condemned_fragments: tuple[str, ...] = ()
-    condemned_versions: tuple[int, ...] = ()
-    condemned_parts: tuple[str, ...] = ()
+    condemned_fragments: Sequence[str] = ()
+    condemned_versions: Sequence[int] = ()
+    condemned_parts: Sequence[str] = ()
+    pages: tuple[FragmentPage, ...] = field(default=(), repr=False, compare=False)
+    condemned_pages: CondemnedPages = field(default_factory=CondemnedPages, repr=False, compare=False)
     num_samples: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_samples", sum(fragment.samples for fragment in self.fragments))
 
+    @property
+    def page_ids(self) -> frozenset[str]:
+        """Ids of the pages that its document refers to."""
+        return frozenset(page.ref.id for page in self.pages) | {ref.id for ref in self.condemned_pages.refs}
+
     def to_json(self) -> dict[str, Json]:
-        """The document, unsealed."""
-        condemned: dict[str, Json] = {
-            "fragments": list(self.condemned_fragments),
-            "versions": list(self.condemned_versions),
-        }
-        if self.condemned_parts:
-            condemned["parts"] = list(self.condemned_parts)
+        """The document, unsealed, with everything in it: without pages."""
+        condemned = Condemned(
+            tuple(self.condemned_fragments), tuple(self.condemned_versions), tuple(self.condemned_parts)
+        )
+        return self.to_paged_json((), self.fragments, (), condemned)
+
+    def to_paged_json(
+        self,
+        pages: Sequence[PageRef],
+        fragments: Sequence[Fragment],
+        condemned_pages: Sequence[CondemnedRef],
+        condemned: Condemned,
+    ) -> dict[str, Json]:
+        """The document, unsealed, that refers to pages for what is not given here."""
+        named = condemned.to_json()
+        if condemned_pages:
+            named["pages"] = [ref.to_json() for ref in condemned_pages]
         return {
             "format": FORMAT,
-            "requires": [],
+            "requires": [PAGES] if pages or condemned_pages else [],
             "dataset": self.dataset,
             "number": self.number,
             "parent": self.parent,
@@ -206,37 +156,65 @@ class Version:
                 for name, kinds in self.statistics.items()
             },
             "next_sample_id": self.next_sample_id,
-            "condemned": condemned,
-            "fragments": [fragment.to_json() for fragment in self.fragments],
+            "condemned": named,
+            **({"pages": [ref.to_json() for ref in pages]} if pages else {}),
+            "fragments": [fragment.to_json() for fragment in fragments],
         }
 
     @classmethod
     def from_json(cls, node: Node) -> "Version":
-        """Read an unsealed document.
+        """Read an unsealed document that refers to no pages; see `VersionDocument` for all others.
 
         Raises:
             InvalidDataset: it is damaged or contradicts itself.
+            UnsupportedFormat: it is of another format, or requires what this release does not know, or pages.
+            VersionExpired: it is a tombstone.
+        """
+        document = VersionDocument.from_json(node)
+        if document.pages or document.condemned_pages:
+            raise UnsupportedFormat(f"{node.where}: refers to pages, which are objects of their own")
+        return document.complete(())
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDocument:
+    """A version as far as its document goes: what stands in pages is referred to, not known.
+
+    Attributes:
+        inline: The version without what is in pages.
+        pages: Where its first fragments are listed.
+        condemned_pages: Where more of what is condemned is listed.
+        node: The document's place, for errors.
+    """
+
+    inline: Version
+    pages: tuple[PageRef, ...]
+    condemned_pages: tuple[CondemnedRef, ...]
+    node: Node = field(repr=False)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the version, those of its pages included."""
+        return self.inline.num_samples + sum(ref.samples for ref in self.pages)
+
+    @classmethod
+    def from_json(cls, node: Node) -> "VersionDocument":
+        """Read an unsealed document.
+
+        Raises:
+            InvalidDataset: it is damaged.
             UnsupportedFormat: it is of another format, or requires what this release does not know.
             VersionExpired: it is a tombstone.
         """
-        if (number := node.member("format").integer()) != FORMAT:
-            raise UnsupportedFormat(
-                f"{node.where}: format {number}; this release reads format {FORMAT}: upgrade chunkstore"
-            )
-        requires = [item.string() for item in node.member("requires").items()]
-        if requires == [TOMBSTONE]:
-            raise VersionExpired(f"{node.where}: version {node.member('number').integer(1)} was dropped by gc")
-        if requires:
-            raise UnsupportedFormat(
-                f"{node.where}: requires {', '.join(requires)}, unknown to this release: upgrade chunkstore"
-            )
+        requires = _requirements(node)
         parent = node.member("parent")
-        condemned = node.member("condemned")
-        version = cls(
-            dataset=node.member("dataset").string(_UUID),
+        named = node.member("condemned")
+        condemned = Condemned.from_json(named)
+        version = Version(
+            dataset=node.member("dataset").string(UUID),
             number=node.member("number").integer(1),
             parent=None if parent.value is None else parent.integer(1),
-            writer=node.member("writer").string(_UUID),
+            writer=node.member("writer").string(UUID),
             time=node.member("time").string(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?Z"),
             message=node.member("message").string(),
             schema=Schema.from_json(node.member("schema")),
@@ -246,14 +224,54 @@ class Version:
                 for name, kinds in node.member("statistics").members()
             },
             next_sample_id=node.member("next_sample_id").integer(0, MAX_SAMPLES),
-            condemned_fragments=tuple(item.string(_UUID) for item in condemned.member("fragments").items()),
-            condemned_versions=condemned.member("versions").integers(1),
-            condemned_parts=tuple(item.string(_PART_PATH) for item in condemned.member("parts").items())
-            if "parts" in condemned
-            else (),
+            condemned_fragments=condemned.fragments,
+            condemned_versions=condemned.versions,
+            condemned_parts=condemned.parts,
         )
-        _check_consistency(version, node)
-        return version
+        pages: tuple[PageRef, ...] = ()
+        condemned_pages: tuple[CondemnedRef, ...] = ()
+        if PAGES in requires:
+            if PAGES in node:
+                pages = tuple(PageRef.from_json(item) for item in node.member(PAGES).items())
+            if PAGES in named:
+                condemned_pages = tuple(CondemnedRef.from_json(item) for item in named.member(PAGES).items())
+            check_refs((*pages, *condemned_pages), node)
+        document = cls(version, pages, condemned_pages, Node(None, node.where))
+        if document.num_samples > MAX_SAMPLES:
+            node.fail("more than 2^62 samples")
+        if set(version.statistics) != set(version.schema):
+            node.fail("statistics are not of the schema's fields")
+        return document
+
+    def complete(
+        self,
+        pages: Sequence[FragmentPage],
+        read_condemned: Callable[[Sequence[CondemnedRef]], Sequence[Condemned]] = lambda _: (),
+    ) -> Version:
+        """The whole version.
+
+        Args:
+            pages: Those that the document refers to, in its order.
+            read_condemned: Reads pages of what is condemned, when somebody wants to know.
+
+        Raises:
+            InvalidDataset: the pages and the document contradict each other.
+        """
+        inline = self.inline
+        if pages:
+            fragments = (*(f for page in pages for f in page.fragments), *inline.fragments)
+            inline = replace(inline, fragments=fragments, pages=tuple(pages))
+        if self.condemned_pages:
+            paged = CondemnedPages(self.condemned_pages, read_condemned)
+            inline = replace(
+                inline,
+                condemned_fragments=Condemnations("fragments", paged, tuple(inline.condemned_fragments)),
+                condemned_versions=Condemnations("versions", paged, tuple(inline.condemned_versions)),
+                condemned_parts=Condemnations("parts", paged, tuple(inline.condemned_parts)),
+                condemned_pages=paged,
+            )
+        _check_consistency(inline, self.node)
+        return inline
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,18 +310,33 @@ def _statistics(node: Node, kind: str) -> Statistics:
         node.fail(str(error))
 
 
+def _requirements(node: Node) -> set[str]:
+    """What a reader must know, all of it known."""
+    if (number := node.member("format").integer()) != FORMAT:
+        raise UnsupportedFormat(
+            f"{node.where}: format {number}; this release reads format {FORMAT}: upgrade chunkstore"
+        )
+    requires = {item.string() for item in node.member("requires").items()}
+    if TOMBSTONE in requires:
+        raise VersionExpired(f"{node.where}: version {node.member('number').integer(1)} was dropped by gc")
+    if unknown := sorted(requires - {PAGES}):
+        raise UnsupportedFormat(
+            f"{node.where}: requires {', '.join(unknown)}, unknown to this release: upgrade chunkstore"
+        )
+    return requires
+
+
 def _check_consistency(version: Version, node: Node) -> None:
     names = set(version.schema)
-    if version.num_samples > MAX_SAMPLES:
-        node.fail("more than 2^62 samples")
     if len({fragment.id for fragment in version.fragments}) != len(version.fragments):
         node.fail("a fragment is named twice")
+    sound: set[tuple[tuple[str, ...], ...]] = set()
     for fragment in version.fragments:
-        held = [name for part in fragment.parts for name in part.fields]
-        if not names <= set(held) or len(set(held)) != len(held):
-            node.fail(f"fragment {fragment.id} holds the fields {', '.join(held)}, not each of the schema's once")
+        if (sets := tuple([part.fields for part in fragment.parts])) not in sound:
+            held = [name for fields in sets for name in fields]
+            if not names <= set(held) or len(set(held)) != len(held):
+                node.fail(f"fragment {fragment.id} holds the fields {', '.join(held)}, not each of the schema's once")
+            sound.add(sets)
     spans = sorted((fragment.first, fragment.first + fragment.samples) for fragment in version.fragments)
     if any(a[1] > b[0] for a, b in pairwise(spans)) or (spans and spans[-1][1] > version.next_sample_id):
         node.fail("sample ids are used twice")
-    if set(version.statistics) != names:
-        node.fail("statistics are not of the schema's fields")

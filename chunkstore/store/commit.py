@@ -1,4 +1,4 @@
-"""Versions in a store: finding, reading and committing them.
+"""Committing versions.
 
 The version document, put if absent, is the commit: before it nothing is visible, after it everything is. Nothing is deleted
 when an answer is unclear; the document is read back and the writer's UUID tells whose it is. `writer.py` stands before it with
@@ -8,9 +8,10 @@ Source: docs/spec/v1.md, "Commits"; docs/explanation tells why.
 """
 
 import contextlib
+import random
+import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -20,22 +21,49 @@ from chunkstore.errors import (
     DatasetExists,
     DatasetNotFound,
     InvalidDataset,
-    MissingObject,
     SchemaError,
     StoreError,
     VersionExpired,
 )
-from chunkstore.format.documents import parse_json, seal, unseal
+from chunkstore.format.documents import parse_json, seal
 from chunkstore.format.metadata import group_to_json, zarr_json
+from chunkstore.format.pages import FragmentPage, condemned_from_page, fragments_from_page, page_key
+from chunkstore.format.paging import PagedVersion, to_pages
 from chunkstore.format.schema import Schema
 from chunkstore.format.statistics import Statistics
 from chunkstore.format.versions import FORMAT, LATEST_KEY, FieldStatistics, Fragment, Version, version_key
 from chunkstore.store.interface import Store
+from chunkstore.store.pages import Pages
+from chunkstore.store.versions import (
+    MAX_STEPS,
+    Hint,
+    find_beyond,
+    find_document,
+    find_latest,
+    parse_document,
+    read_latest,
+    read_version,
+)
 
-MAX_DOCUMENT_NBYTES = 1 << 30
+__all__ = [
+    "MAX_STEPS",
+    "check_message",
+    "commit",
+    "commit_fragments",
+    "create_root",
+    "find_latest",
+    "new_id",
+    "now",
+    "read_latest",
+    "read_uuid",
+    "read_version",
+]
+
 MAX_ATTEMPTS = 1000
-MAX_STEPS = 8
-"""Versions that are looked for one by one beyond a hint before the steps get longer."""
+MIN_WAIT_S = 0.002
+MAX_WAIT_S = 5.0
+MAX_DOUBLINGS = 4
+"""After so many lost races the waits grow no longer."""
 
 
 def new_id() -> str:
@@ -46,47 +74,6 @@ def new_id() -> str:
 def now() -> str:
     """The time, as the format writes it: UTC, ISO 8601, microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def read_version(store: Store, number: int | None = None) -> Version:
-    """Version `number`, or the latest.
-
-    The latest takes two sequential round trips when the hint is current, one more for each version it misses.
-
-    Raises:
-        DatasetNotFound: there is no dataset, or no such version.
-        InvalidDataset: the document is damaged.
-        MissingObject: the document is absent, though a later one is there.
-        VersionExpired: `gc` has dropped the version.
-    """
-    if number is None:
-        return read_latest(store)
-    version = _read_document(store, number)
-    if version is None:
-        latest = read_latest(store)
-        if 0 < number < latest.number:
-            raise MissingObject(
-                f"{store.url}/{version_key(number)} is absent, though version {latest.number} is there, and gc would leave a"
-                " tombstone; restore the object"
-            )
-        raise DatasetNotFound(f"{store.url}: version {number} does not exist; the latest is {latest.number}")
-    return version
-
-
-def read_latest(store: Store) -> Version:
-    """The latest version; see `read_version`."""
-    version = find_latest(store)
-    if version is None:
-        raise DatasetNotFound(f"no chunkstore dataset at {store.url}; create one with chunkstore.create(url, schema)")
-    return version
-
-
-def find_latest(store: Store) -> Version | None:
-    """The latest version, None where there is none."""
-    hint = _read_hint(store)
-    if hint is None or (version := _probe_from(store, hint)) is None:
-        return _probe_from(store, 1)
-    return version
 
 
 def create_root(store: Store) -> str:
@@ -188,18 +175,21 @@ def commit_fragments(
 def commit(store: Store, next_version: Callable[[Version | None], Version], *, create: bool) -> Version:
     """Put the version that `next_version` makes of the latest one; again on the new latest whenever the race is lost."""
     store.check_commits()
-    parent = find_latest(store)
-    for _ in range(MAX_ATTEMPTS):
+    pages = Pages(store)
+    parent = find_latest(store, pages=pages)
+    for num_lost in range(1, MAX_ATTEMPTS + 1):
         if create and parent is not None:
             raise DatasetExists(
                 f"{store.url}: version {parent.number} of a dataset is there; use append, or another URL"
             )
+        begin_s = time.monotonic()
         version = next_version(parent)
         _check_alive(store, version)
-        if _put(store, version):
-            _write_hint(store, version.number)
-            return version
-        parent = _probe_from(store, version.number)
+        if (committed := _put(store, version, pages)) is not None:
+            _write_hint(store, committed)
+            return committed
+        _wait_for_turn(version, num_lost, time.monotonic() - begin_s)
+        parent = find_beyond(store, Hint(version.number), pages)
     raise CommitConflict(
         f"{store.url}: lost the race for the next version {MAX_ATTEMPTS} times; try again with fewer writers"
     )
@@ -216,104 +206,65 @@ def _check_alive(store: Store, version: Version) -> None:
                 )
 
 
-def _put(store: Store, version: Version) -> bool:
-    """Put a version document; whether it is there and ours, however unclear the store's answer was."""
-    key, data = version_key(version.number), seal(version.to_json())
-    _parse(store, version.number, data)  # what could not be read again must not become the latest version
+def _put(store: Store, version: Version, known: Pages) -> Version | None:
+    """Put a version: its new pages, then its document. As it was committed; None if another has its number.
+
+    The pages have names that no attempt before it used, and none after it will: see the specification for why `gc` may then
+    delete any page that it saw before its own commit and that no version refers to.
+    """
+    paged = to_pages(version, new_id)
+    _check_readable(store, paged, known)
+    for page, data in paged.new_pages:
+        store.write(page, data)
+    key = version_key(version.number)
     failure = None
     for _ in range(3):
         try:
-            if store.write_if_absent(key, data):
-                return True
+            if store.write_if_absent(key, paged.document):
+                return paged.version
         except StoreError as error:
             failure = error
         try:
-            there = _read_document(store, version.number)
+            there = find_document(store, version.number)
         except StoreError as error:
             failure = error
             continue
         except VersionExpired:  # whoever won has been succeeded, and dropped by gc, since
-            return False
+            return None
         if there is not None:
-            return there.writer == version.writer
+            return paged.version if there.inline.writer == version.writer else None
     raise StoreError(
         f"{store.url}/{key}: the commit failed, and what was sent may yet arrive: look with chunkstore.versions before you "
         "write the samples again"
     ) from failure
 
 
-def _probe_from(store: Store, number: int) -> Version | None:
-    """The last version, known to be `number` or later; None if there is none at `number`.
+def _check_readable(store: Store, paged: PagedVersion, known: Pages) -> None:
+    """Read a version back from its bytes: what could not be read again must not become the latest version."""
+    new = dict(paged.new_pages)
+    for page in paged.version.pages:
+        data = new.get(key := page_key(page.ref.id))
+        known.keep([page if data is None else FragmentPage(page.ref, fragments_from_page(data, page.ref, key))])
+    for condemned in paged.version.condemned_pages.refs:
+        if (key := page_key(condemned.id)) in new:
+            condemned_from_page(new[key], condemned, key)
+    document = parse_document(store, paged.version.number, paged.document)
+    document.complete(known.fragments(document.pages))
 
-    Numbers are never freed, so versions stand in an unbroken row, whose end is found by steps of one, then longer ones.
+
+def _wait_for_turn(version: Version, num_lost: int, attempt_s: float) -> None:
+    """Let others go first, for a time that grows with the races lost and with how long this store takes over one.
+
+    Full jitter: anything from nothing to the bound, by the commit's own key, so that those who met do not meet again.
     """
-    with ThreadPoolExecutor(2, thread_name_prefix="chunkstore-open") as pool:
-        here, following = pool.submit(_read_bytes, store, number), pool.submit(_read_next, store, number + 1)
-        last, after = here.result(), following.result()
-    if last is None:
-        return None
-    step = taken = 0
-    while after is not None:
-        number, last = number + max(1, step), after
-        taken += 1
-        step = 1 if taken < MAX_STEPS else step * 2
-        after = _read_next(store, number + step)
-    while step > 1:  # a version is at `number`, none at number + step
-        step = (step + 1) // 2
-        if (after := _read_next(store, number + step)) is not None:
-            number, last = number + step, after
-    try:
-        return _parse(store, number, last)
-    except VersionExpired as error:
-        raise InvalidDataset(
-            f"{store.url}: the last version, {number}, is a tombstone, which gc leaves for older ones only; restore the objects"
-            " of the versions after it"
-        ) from error
+    bound_s = min(MAX_WAIT_S, max(MIN_WAIT_S, attempt_s) * 2 ** min(num_lost, MAX_DOUBLINGS))
+    time.sleep(random.Random(f"{version.writer}-{num_lost}").uniform(0, bound_s))
 
 
-def _read_next(store: Store, number: int) -> bytes | None:
-    """A version that may not be there yet; without permission to list, S3 answers 403 for what is absent."""
-    try:
-        return _read_bytes(store, number)
-    except PermissionError:
-        return None
-
-
-def _read_document(store: Store, number: int) -> Version | None:
-    data = _read_bytes(store, number)
-    return None if data is None else _parse(store, number, data)
-
-
-def _read_bytes(store: Store, number: int) -> bytes | None:
-    key = version_key(number)
-    try:
-        return store.read(key, limit_nbytes=MAX_DOCUMENT_NBYTES)
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise InvalidDataset(f"{store.url}/{key}: larger than any version document: {error}") from error
-
-
-def _parse(store: Store, number: int, data: bytes) -> Version:
-    where = f"{store.url}/{version_key(number)}"
-    version = Version.from_json(unseal(data, where))
-    if version.number != number:
-        raise InvalidDataset(f"{where}: holds version {version.number}")
-    return version
-
-
-def _read_hint(store: Store) -> int | None:
-    """The number in the hint; None where it is absent or damaged, since it is only a hint."""
-    try:
-        return unseal(store.read(LATEST_KEY, limit_nbytes=1 << 16), LATEST_KEY).member("number").integer(1)
-    except (FileNotFoundError, PermissionError, InvalidDataset, ValueError):
-        return None
-
-
-def _write_hint(store: Store, number: int) -> None:
+def _write_hint(store: Store, version: Version) -> None:
     # the version is committed; readers probe forward from an older hint
     with contextlib.suppress(StoreError, PermissionError):
-        store.write(LATEST_KEY, seal({"number": number}))
+        store.write(LATEST_KEY, seal(Hint.of(version).to_json()))
 
 
 def _renumber(fragments: tuple[Fragment, ...], first: int) -> tuple[Fragment, ...]:

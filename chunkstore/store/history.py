@@ -6,7 +6,7 @@ older one, and nothing that was committed is lost. Before it: the user or the co
 Source: docs/spec/v1.md, "Version documents", "A rollback".
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 from chunkstore.errors import CommitConflict, DatasetNotFound, VersionExpired
 from chunkstore.format.diff import VersionDiff, diff_versions
 from chunkstore.format.versions import Version
-from chunkstore.store.commit import check_message, commit, new_id, now, read_latest, read_version
+from chunkstore.store.commit import check_message, commit, new_id, now
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
 from chunkstore.store.tags import NUM_THREADS, Url, read_tags
+from chunkstore.store.versions import read_document, read_latest, read_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +62,23 @@ def versions(
     tags = read_tags(store)
     numbers = sorted(set(range(1, latest.number)) - set(latest.condemned_versions))
 
-    def told(version: Version) -> VersionInfo:
+    def told(version: Version, num_samples: int) -> VersionInfo:
         names = None
         if tags is not None:
             names = tuple(name for name, tag in tags.items() if tag.version == version.number)
-        return VersionInfo(version.number, version.time, version.message, version.num_samples, version.parent, names)
+        return VersionInfo(version.number, version.time, version.message, num_samples, version.parent, names)
+
+    def told_unless_dropped(number: int) -> VersionInfo | None:
+        try:
+            document = read_document(store, number)  # without its pages, which nothing here needs
+        except VersionExpired:
+            return None
+        return told(document.inline, document.num_samples)
 
     with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="chunkstore-versions") as pool:
         # only the lines are kept: documents may be large, and versions many
-        lines = pool.map(lambda number: _unless_dropped(store, number, told), numbers)
-        return [*(line for line in lines if line is not None), told(latest)]
+        lines = [line for line in pool.map(told_unless_dropped, numbers) if line is not None]
+    return [*lines, told(latest, latest.num_samples)]
 
 
 def diff(
@@ -163,16 +171,9 @@ def roll_back(store: Store, old: Version, message: str) -> Version:
             message=message,
             schema=old.schema,
             fragments=old.fragments,
+            pages=old.pages,
             statistics=old.statistics,
             next_sample_id=max(parent.next_sample_id, old.next_sample_id),
         )
 
     return commit(store, next_version, create=False)
-
-
-def _unless_dropped(store: Store, number: int, told: Callable[[Version], VersionInfo]) -> VersionInfo | None:
-    """The line of a version that no later one has condemned; None where its document is a tombstone all the same."""
-    try:
-        return told(read_version(store, number))
-    except VersionExpired:
-        return None
