@@ -42,9 +42,14 @@ if TYPE_CHECKING:
     from chunkstore.format.schema import Text as Text
     from chunkstore.format.statistics import Statistics as Statistics
     from chunkstore.loader.loader import Loader as Loader
+    from chunkstore.store.add_fields import add_fields as add_fields
+    from chunkstore.store.compact import compact as compact
     from chunkstore.store.dataset import Dataset as Dataset
     from chunkstore.store.dataset import open as open
     from chunkstore.store.field_view import FieldView as FieldView
+    from chunkstore.store.fragments import FragmentWriter as FragmentWriter
+    from chunkstore.store.fragments import commit as commit
+    from chunkstore.store.fragments import fragment as fragment
     from chunkstore.store.gc import GcReport as GcReport
     from chunkstore.store.gc import gc as gc
     from chunkstore.store.history import VersionInfo as VersionInfo
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
     from chunkstore.store.history import rollback as rollback
     from chunkstore.store.history import versions as versions
     from chunkstore.store.present import RaggedBatch as RaggedBatch
+    from chunkstore.store.results import FragmentResult as FragmentResult
     from chunkstore.store.tags import tag as tag
     from chunkstore.store.verify import verify as verify
     from chunkstore.store.writer import Writer as Writer
@@ -64,6 +70,10 @@ _HOMES = {
     "format.statistics": ("Statistics",),
     "store.present": ("RaggedBatch",),
     "store.writer": ("Writer", "append", "create"),
+    "store.fragments": ("FragmentWriter", "commit", "fragment"),
+    "store.results": ("FragmentResult",),
+    "store.add_fields": ("add_fields",),
+    "store.compact": ("compact",),
     "store.dataset": ("Dataset", "open"),
     "store.field_view": ("FieldView",),
     "store.gc": ("GcReport", "gc"),
@@ -105,6 +115,8 @@ __all__ = [
     "DatasetNotFound",
     "FieldView",
     "ForkedLoader",
+    "FragmentResult",
+    "FragmentWriter",
     "GcReport",
     "Image",
     "InvalidDataset",
@@ -127,9 +139,13 @@ __all__ = [
     "VersionExpired",
     "VersionInfo",
     "Writer",
+    "add_fields",
     "append",
+    "commit",
+    "compact",
     "create",
     "diff",
+    "fragment",
     "gc",
     "open",
     "rollback",

@@ -10,7 +10,7 @@ import chunkstore as cs
 PUBLIC = """
     Array Bytes Image Ragged Schema Text
     RaggedBatch Statistics
-    create append open Writer Dataset FieldView
+    create append fragment commit add_fields compact FragmentWriter FragmentResult open Writer Dataset FieldView
     versions VersionInfo gc GcReport tag rollback diff VersionDiff StatisticsChange verify
     Loader torch
     ChunkstoreError CommitConflict CorruptChunk CorruptSample DatasetExists DatasetNotFound ForkedLoader InvalidDataset
