@@ -44,7 +44,7 @@ any_lanes = st.one_of(st.sampled_from([1, 2, 3, 4, 8, 16, 64, 100]), st.integers
 
 def cases(most_samples=400, lanes=any_lanes):
     fragment = st.tuples(
-        st.integers(0, most_samples), st.integers(0, 7).map(lambda power: 1 << power), st.integers(0, 200_000)
+        st.integers(0, most_samples), st.integers(1, 128), st.integers(0, 200_000)
     )
     return st.builds(
         Case,
@@ -419,8 +419,8 @@ def test_options_outside_their_range_are_refused(options, reason):
 
 
 def test_impossible_fragments_are_refused():
-    with pytest.raises(ValueError, match="power of two"):
-        FragmentExtent(10, 12, 10)
+    with pytest.raises(ValueError, match="at least one sample"):
+        FragmentExtent(10, 0, 10)
     with pytest.raises(ValueError, match="cannot have"):
         FragmentExtent(-1, 8, 10)
     with pytest.raises(ValueError, match="2\\^62"):

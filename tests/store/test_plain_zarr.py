@@ -1,0 +1,226 @@
+"""Zarr that other tools wrote, opened as a dataset: every value, on every store, and what is a field at all."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+from conftest import Location
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from recording_store import RecordingStore
+from zarr_writers import WRITERS, Arrays, Writer, consolidate, copy_into, example, writers_warnings_ignored
+
+import chunkstore as cs
+from chunkstore.store.location import open_store
+
+
+def same(a: Any, b: Any) -> bool:
+    a, b = np.asarray(a), np.asarray(b)
+    return a.shape == b.shape and a.dtype == b.dtype.newbyteorder("<") and a.tobytes() == b.tobytes()
+
+
+def assert_reads_as(ds: cs.Dataset, arrays: Arrays) -> None:
+    rows = len(next(iter(arrays.values())))
+    assert sorted(ds.schema) == sorted(arrays)
+    assert len(ds) == rows
+    whole, some, one = ds[:], [5, 3, -1, 5, *range(10, rows, 2)], ds[7]
+    for name, values in arrays.items():
+        assert ds.schema[name] == cs.Array(values.dtype.name, values.shape[1:])
+        assert same(whole[name], values), name
+        assert same(ds[name][some], values[some]), name
+        assert same(ds[name][9:21], values[9:21]), name
+        assert same(one[name], values[7]), name
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_every_value_of_every_writer_is_read(writer: Writer, tmp_path: Path) -> None:
+    arrays = example()
+    writer(tmp_path / "zarr", arrays)
+    assert_reads_as(cs.open(tmp_path / "zarr"), arrays)
+
+
+def test_every_writer_is_read_from_every_store(location: Location, tmp_path: Path) -> None:
+    arrays = {name: values for name, values in example(23).items() if name in ("volume", "int16")}
+    for name, writer in WRITERS.items():
+        writer(tmp_path / name, arrays)
+        copy_into(tmp_path / name, location.open(), f"{name}/")
+        assert_reads_as(cs.open(f"{location.url}/{name}", storage_options=location.storage_options), arrays)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_shape_chunk_shard_and_choice_reads_as_numpy_has_it(data: st.DataObject, tmp_path_factory: Any) -> None:
+    shape = tuple(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3)))
+    chunk = tuple(data.draw(st.integers(1, n + 2)) for n in shape)
+    shard = data.draw(st.none() | st.tuples(*(st.integers(1, 3) for _ in shape)))
+    fill = data.draw(st.sampled_from([0, 7, -1]))
+    values = np.arange(np.prod(shape), dtype="int16").reshape(shape)
+    values[data.draw(st.integers(0, shape[0])) :] = fill  # chunks of nothing else are not stored
+    array = zarr.create_array(
+        tmp_path_factory.mktemp("any"),
+        shape=shape,
+        dtype="int16",
+        chunks=chunk,
+        shards=None if shard is None else tuple(c * k for c, k in zip(chunk, shard, strict=True)),
+        compressors=data.draw(st.sampled_from([None, zarr.codecs.ZstdCodec(), zarr.codecs.BloscCodec()])),
+        filters=data.draw(
+            st.sampled_from([None, zarr.codecs.TransposeCodec(order=tuple(reversed(range(len(shape)))))])
+        ),
+        fill_value=fill,
+    )
+    array[...] = values
+    ds = cs.open(array.store.root)
+    rows = data.draw(st.lists(st.integers(0, shape[0] - 1), max_size=12))
+    assert same(ds["data"][rows], values[rows])
+    box = tuple(
+        slice(a := data.draw(st.integers(0, n)), data.draw(st.integers(a, n)), data.draw(st.integers(1, 4)))
+        for n in shape
+    )
+    assert same(ds["data"][box], values[box])
+
+
+@pytest.mark.parametrize("fill", [np.nan, np.inf, -1.5, 0.0])
+@pytest.mark.parametrize("shards", [None, (8, 8)])
+@pytest.mark.parametrize("version", [2, 3])
+def test_what_is_not_stored_is_the_fill_value(fill: float, shards: Any, version: int, tmp_path: Path) -> None:
+    if version == 2 and shards:
+        pytest.skip("v2 has no shards")
+    group = zarr.open_group(tmp_path / "zarr", mode="w", zarr_format=version)
+    array = group.create_array("x", shape=(20, 8), dtype="float32", chunks=(4, 4), shards=shards, fill_value=fill)
+    array[1:3, 5:] = 7  # one chunk of many; of shards, one chunk of one
+    expected = np.full((20, 8), fill, "float32")
+    expected[1:3, 5:] = 7
+    assert same(cs.open(tmp_path / "zarr")["x"][:], expected)
+
+
+def test_fields_are_the_arrays_along_the_dimension_with_the_most_bytes(tmp_path: Path) -> None:
+    data = {"image": (("time", "y", "x"), np.ones((6, 4, 6), "uint8")), "label": (("time",), np.arange(6))}
+    others = {"x": np.arange(6), "y": np.arange(4.0), "height": 2.0, "title": "a name"}
+    with writers_warnings_ignored():
+        xarray.Dataset(data, others).to_zarr(tmp_path / "zarr", zarr_format=2)
+    ds = cs.open(tmp_path / "zarr")
+    assert sorted(ds.schema) == ["image", "label"]
+    message = ds.version_document.message
+    assert "left out height: a scalar" in message
+    assert "title: data type" in message
+    assert "x: its first dimension ('x', 6) is not that of the samples ('time', 6)" in message
+    assert ds["image"].dims == ("time", "y", "x")
+
+
+def test_arrays_of_nested_groups_are_named_by_their_path(tmp_path: Path) -> None:
+    root = zarr.open_group(tmp_path / "zarr", mode="w")
+    root.create_array("a/b/x", data=np.arange(5))
+    root.create_array("__y", data=np.arange(5.0))
+    root.create_array("with space", data=np.arange(5))
+    root.create_array("sample", data=np.arange(5))
+    consolidate(tmp_path / "zarr")
+    ds = cs.open(tmp_path / "zarr")
+    assert sorted(ds.schema) == ["a.b.x", "y"]
+    assert ds[3] == {"a.b.x": 3, "y": 3.0}
+    assert "left out sample" in ds.version_document.message
+    assert "left out with space" in ds.version_document.message
+
+
+def test_an_array_alone_is_the_field_data(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "3", data=np.arange(5))
+    zarr.create_array(tmp_path / "2", data=np.arange(5), zarr_format=2)
+    for folder in ("3", "2"):
+        assert cs.open(tmp_path / folder)[2:4]["data"].tolist() == [2, 3]
+
+
+def test_zarr_without_samples_is_refused_with_every_reason(tmp_path: Path) -> None:
+    root = zarr.open_group(tmp_path / "zarr", mode="w")
+    root.create_array("height", data=np.float32(2))
+    root.create_array("phase", data=np.ones(3, "complex64"))
+    with pytest.raises(cs.errors.UnsupportedFormat, match=r"height: a scalar.*phase: data type 'complex64'"):
+        cs.open(tmp_path / "zarr")
+    zarr.open_group(tmp_path / "empty", mode="w")
+    with pytest.raises(cs.errors.UnsupportedFormat, match="no arrays"):
+        cs.open(tmp_path / "empty")
+    with pytest.raises(cs.errors.DatasetNotFound, match="no chunkstore dataset"):
+        cs.open(tmp_path / "nothing")
+
+
+def test_bfloat16_of_tensorstore_is_read(tmp_path: Path) -> None:
+    import ml_dtypes
+    from zarr_writers import _tensorstore
+
+    values = np.arange(40).reshape(10, 4).astype(ml_dtypes.bfloat16)
+    grid = {"name": "regular", "configuration": {"chunk_shape": [3, 4]}}
+    stored = _tensorstore(
+        "zarr3", tmp_path / "x", {"shape": [13, 4], "data_type": "bfloat16", "chunk_grid": grid, "fill_value": 1.5}
+    )
+    stored[:10] = values
+    ds = cs.open(tmp_path / "x")
+    assert ds.schema["data"] == cs.Array("bfloat16", (4,))
+    assert same(ds["data"][:10], values.astype("float32"))
+    assert same(ds["data"][12:], np.full((1, 4), 1.5, "float32"))
+
+
+def test_samples_may_be_none(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "zarr", shape=(0, 3), chunks=(4, 3), dtype="int32")
+    ds = cs.open(tmp_path / "zarr")
+    assert len(ds) == 0
+    assert ds[:]["data"].shape == (0, 3)
+    assert list(cs.Loader(ds, batch_size=2)) == []
+
+
+def test_only_the_chunks_that_are_wanted_are_asked_for(memory: Location, tmp_path: Path) -> None:
+    values = np.arange(64 * 32).reshape(64, 32)
+    group = zarr.open_group(tmp_path / "zarr", mode="w")
+    group.create_array("loose", data=values, chunks=(8, 8))
+    group.create_array("sharded", data=values, chunks=(8, 8), shards=(32, 32))
+    consolidate(tmp_path / "zarr")
+    copy_into(tmp_path / "zarr", memory.open())
+    store = RecordingStore(memory.open(), delay_s=0.01)
+    ds = cs.open(store)
+    store.forget()
+    assert same(ds["loose"][3:10, 10:12], values[3:10, 10:12])
+    assert sorted(o.key for o in store.operations) == ["loose/c/0/1", "loose/c/1/1"]
+    assert store.num_round_trips() == 1
+    store.forget()
+    assert same(ds["sharded"][30:34, :8], values[30:34, :8])
+    assert sorted(o.key for o in store.of("read_ranges")) == ["sharded/c/0/0"] * 2 + ["sharded/c/1/0"] * 2
+    assert all(sum(b - a for a, b in o.ranges) < 1000 for o in store.operations)
+    store.forget()
+    assert same(ds["loose"][4:6, 9:11], values[4:6, 9:11])  # of a chunk that was kept
+    assert not store.operations
+
+
+def test_consolidated_metadata_spares_the_listing(memory: Location, tmp_path: Path) -> None:
+    for version in (2, 3):
+        group = zarr.open_group(tmp_path / f"{version}", mode="w", zarr_format=version)
+        group.create_array("x", data=np.arange(6))
+        consolidate(tmp_path / f"{version}")
+        store = RecordingStore(memory.open())
+        copy_into(tmp_path / f"{version}", store)
+        store.forget()
+        assert cs.open(store)["x"][:].tolist() == list(range(6))
+        assert not store.of("list")
+        store.delete([item[0] for item in store.list()])
+
+
+def test_a_dataset_of_plain_zarr_travels_by_pickle(tmp_path: Path) -> None:
+    arrays = example()
+    WRITERS["zarr_3"](tmp_path / "zarr", arrays)
+    ds = cs.open(tmp_path / "zarr").slice(volume=slice(1, 3)).filter([1, 30]).select("volume")
+    again = pickle.loads(pickle.dumps(ds))
+    assert same(again[:]["volume"], arrays["volume"][[1, 30], 1:3])
+
+
+def test_a_web_server_without_listings_serves_shards(tmp_path: Path) -> None:
+    arrays = {"x": np.arange(40).reshape(20, 2), "y": np.arange(20)}
+    WRITERS["zarr_3_sharded"](tmp_path / "zarr", arrays)
+    consolidate(tmp_path / "zarr")
+
+    def no_listing(name: str, key: str) -> None:
+        if name == "list":
+            raise cs.errors.StoreError("no listing here")
+
+    ds = cs.open(RecordingStore(open_store(tmp_path / "zarr"), hook=no_listing))
+    assert same(ds["x"][[3, 15]], arrays["x"][[3, 15]])
+    assert same(ds["y"][:], arrays["y"])
