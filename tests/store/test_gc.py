@@ -366,7 +366,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_any_history_keeps_what_is_last_or_tagged_and_nothing_else(memory: Any, steps: Any) -> None:
     place = replace(memory, url=f"{memory.url}/{uuid.uuid4().hex}")
