@@ -83,6 +83,71 @@ def gather_spans(out: Buffer | numpy.typing.NDArray[Any], sources: Sequence[Buff
         ValueError: lengths that do not add up, or a span out of range; `out` is then untouched.
     """
 
+def value_range(values: Buffer | numpy.typing.NDArray[Any]) -> tuple[int, int, int, int | float, int | float, float]:
+    """
+    How many numbers are NaN, +inf and -inf; and the smallest, the largest and the mean of the others.
+
+    Args:
+        values: integers, float32 or float64 in native order, C-contiguous.
+
+    Smallest, largest and mean are 0 where no number is finite; the mean is not finite where the sum leaves float64.
+
+    Raises:
+        ValueError: another type.
+    """
+
+def histogram(values: Buffer | numpy.typing.NDArray[Any], mean: float, exponent: int, first_bin: float) -> tuple[list[int], float]:
+    """
+    Finite numbers in each of 64 bins [i·2^exponent, (i+1)·2^exponent), i from `first_bin`, and the sum of their squared
+    distances from `mean`. A number in none of these bins is left out of both.
+
+    Raises:
+        ValueError: another type than `value_range` takes, or bins that no numbers have.
+    """
+
+class ChunkReader:
+    """
+    Reads many stored chunks of one array, and copies the wanted rows of each to where they go.
+
+    Args:
+        compression: "", "blosc" or "zstd".
+        has_crc32c: whether stored chunks end in their crc32c.
+        chunk_rows, chunk_row_nbytes: rows of a decoded chunk, and the bytes of one.
+        out_row_nbytes: of a row of the output.
+        item_nbytes: of a number.
+        source_strides, target_strides: bytes from one wanted number to the next along each axis of a row, in a chunk and in the
+            output.
+        counts: int64, (tiles · axes,): how many numbers along each axis a tile of the row has.
+        source_offsets, target_offsets: int64, (tiles,): where they begin in a row, in bytes.
+
+    Raises:
+        ValueError: a tile that leaves a row.
+    """
+
+    def __init__(self, compression: str, has_crc32c: bool, chunk_rows: int, chunk_row_nbytes: int, out_row_nbytes: int, item_nbytes: int, source_strides: Sequence[int], target_strides: Sequence[int], counts: numpy.typing.NDArray[numpy.int64], source_offsets: numpy.typing.NDArray[numpy.int64], target_offsets: numpy.typing.NDArray[numpy.int64]) -> None: ...
+
+    def read(self, out: Buffer | numpy.typing.NDArray[Any], sources: Sequence[Buffer | numpy.typing.NDArray[Any] | int], source_index: numpy.typing.NDArray[numpy.int32], starts: numpy.typing.NDArray[numpy.int64], stops: numpy.typing.NDArray[numpy.int64], tile: numpy.typing.NDArray[numpy.int32], check: Buffer | numpy.typing.NDArray[Any], first_piece: numpy.typing.NDArray[numpy.int64], piece_start: numpy.typing.NDArray[numpy.int64], piece_stop: numpy.typing.NDArray[numpy.int64], destination: numpy.typing.NDArray[numpy.int64]) -> list[tuple[int, str]]:
+        """
+        Chunk i is bytes [starts[i], stops[i]) of `sources[source_index[i]]`.
+
+        Args:
+            out: whole rows; overlaps no source.
+            sources: buffers, or descriptors of files.
+            source_index: int32, (n,).
+            starts, stops: int64, (n,).
+            tile: int32, (n,): which tile of its rows a chunk is.
+            check: n bytes: whether a chunk's crc32c is compared.
+            first_piece: int64, (n + 1,): pieces [first_piece[i], first_piece[i + 1]) are of chunk i.
+            piece_start, piece_stop: int64, (m,): rows of the chunk.
+            destination: int64, (m,): the row of `out` where a piece begins.
+
+        Returns:
+            Number and reason of each chunk that is damaged or cannot be read; its rows of `out` are unspecified.
+
+        Raises:
+            ValueError: indices that do not fit; `out` is then untouched.
+        """
+
 def jpeg_size(data: Buffer | numpy.typing.NDArray[Any]) -> tuple[int, int, int]:
     """
     (height, width, components) of a JPEG image, from its header. Only where built with libjpeg-turbo.

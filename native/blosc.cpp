@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "zstd.h"
+#include "zstd_prototypes.h"
 
 namespace chunkstore {
 namespace {
@@ -68,34 +69,43 @@ void check_header(const Header& header, std::size_t data_nbytes, std::size_t out
   }
 }
 
-// Follows the offsets of every block and the lengths of its streams, so that what the library then reads lies in the frame
-// and is of blosc1: a stream length of zero or below is a run in blosc2, a zstd stream could hold a format from before 1.0.
-void check_blocks(const Header& header, std::span<const std::uint8_t> data) {
+std::size_t block_count(const Header& header, std::span<const std::uint8_t> data) {
   const std::size_t num_blocks = (header.nbytes - 1) / header.block_nbytes + 1;
-  const std::size_t last_block_nbytes = header.nbytes - (num_blocks - 1) * header.block_nbytes;
   if (num_blocks > (data.size() - kHeaderNbytes) / 4) refuse("the offsets of the blocks end outside the frame");
-  const std::size_t streams_start = kHeaderNbytes + 4 * num_blocks;
+  return num_blocks;
+}
+
+// Follows the offset of a block and the lengths of its streams, and hands each stream to `take(stream, nbytes when decoded)`, having
+// seen that it lies in the frame and is of blosc1: a stream length of zero or below is a run in blosc2, a zstd stream could hold a
+// format from before 1.0.
+template <typename Take>
+void walk_block(const Header& header, std::span<const std::uint8_t> data, std::size_t num_blocks, std::size_t block, Take take) {
   const bool splits = (header.flags & kDontSplit) == 0;
   const bool is_zstd = header.flags >> 5 == BLOSC_ZSTD_FORMAT;
+  const std::size_t block_nbytes = std::min<std::size_t>(header.block_nbytes, header.nbytes - block * header.block_nbytes);
+  // A last block that is shorter than the others is never split.
+  const std::size_t num_streams = splits && block_nbytes == header.block_nbytes ? header.typesize : 1;
+  if (block_nbytes % num_streams != 0) refuse("a block is not a whole number of elements");
+  const std::size_t stream_nbytes = block_nbytes / num_streams;
+  std::size_t place = load_u32(&data[kHeaderNbytes + 4 * block]);
+  if (place < kHeaderNbytes + 4 * num_blocks) refuse("a block starts inside the header");
+  for (std::size_t stream = 0; stream < num_streams; ++stream) {
+    if (place > data.size() || data.size() - place < 4) refuse("a block starts outside the frame");
+    const std::size_t stored_nbytes = load_u32(&data[place]);
+    place += 4;
+    if (stored_nbytes == 0 || stored_nbytes > stream_nbytes) refuse("a stream of impossible length");
+    if (stored_nbytes > data.size() - place) refuse("a stream ends outside the frame");
+    const bool is_raw = stored_nbytes == stream_nbytes;
+    if (is_zstd && !is_raw && !is_one_zstd_frame(data.subspan(place, stored_nbytes))) refuse("a stream is not a zstd frame");
+    take(data.subspan(place, stored_nbytes), stream_nbytes);
+    place += stored_nbytes;
+  }
+}
+
+void check_blocks(const Header& header, std::span<const std::uint8_t> data) {
+  const std::size_t num_blocks = block_count(header, data);
   for (std::size_t block = 0; block < num_blocks; ++block) {
-    const bool is_last = block + 1 == num_blocks;
-    const std::size_t block_nbytes = is_last ? last_block_nbytes : header.block_nbytes;
-    // A last block that is shorter than the others is never split.
-    const std::size_t num_streams = splits && block_nbytes == header.block_nbytes ? header.typesize : 1;
-    if (block_nbytes % num_streams != 0) refuse("a block is not a whole number of elements");
-    const std::size_t stream_nbytes = block_nbytes / num_streams;
-    std::size_t place = load_u32(&data[kHeaderNbytes + 4 * block]);
-    if (place < streams_start) refuse("a block starts inside the header");
-    for (std::size_t stream = 0; stream < num_streams; ++stream) {
-      if (place > data.size() || data.size() - place < 4) refuse("a block starts outside the frame");
-      const std::size_t stored_nbytes = load_u32(&data[place]);
-      place += 4;
-      if (stored_nbytes == 0 || stored_nbytes > stream_nbytes) refuse("a stream of impossible length");
-      if (stored_nbytes > data.size() - place) refuse("a stream ends outside the frame");
-      const bool is_raw = stored_nbytes == stream_nbytes;
-      if (is_zstd && !is_raw && !is_one_zstd_frame(data.subspan(place, stored_nbytes))) refuse("a stream is not a zstd frame");
-      place += stored_nbytes;
-    }
+    walk_block(header, data, num_blocks, block, [](std::span<const std::uint8_t>, std::size_t) {});
   }
 }
 
@@ -153,25 +163,94 @@ void decode_bitshuffled_partial_elements(const Header& header, std::span<const s
   }
 }
 
+// What both entries check before they decode. Whether there is anything left to do: `out` is filled where the data are stored as
+// they are.
+bool begin(const Header& header, std::span<const std::uint8_t> data, std::span<std::uint8_t> out) {
+  check_header(header, data.size(), out.size());
+  std::size_t nbytes = 0;
+  if (blosc1_cbuffer_validate(data.data(), data.size(), &nbytes) != 0 || nbytes != out.size()) refuse("damaged header");
+  if (out.empty()) return false;
+  if ((header.flags & BLOSC_MEMCPYED) == 0) return true;
+  if (data.size() != kHeaderNbytes + out.size()) refuse("a stored frame of another length than its data");
+  std::memcpy(out.data(), data.data() + kHeaderNbytes, out.size());
+  return false;
+}
+
+void decode_stream(int codec, std::span<const std::uint8_t> stream, std::span<std::uint8_t> out) {
+  if (stream.size() == out.size()) {
+    std::memcpy(out.data(), stream.data(), out.size());
+  } else if (codec == BLOSC_ZSTD_FORMAT) {
+    zstd_decompress(stream, out);
+  } else {
+    const int decoded_nbytes = LZ4_decompress_safe(reinterpret_cast<const char*>(stream.data()), reinterpret_cast<char*>(out.data()),
+                                                   static_cast<int>(stream.size()), static_cast<int>(out.size()));
+    if (decoded_nbytes != static_cast<int>(out.size())) refuse("a damaged lz4 stream");
+  }
+}
+
+// Undoes the shuffle of one block, from `shuffled` to `out`; in blosc1 what follows the last whole element stays as it is, and so
+// does a block whose elements are no multiple of eight when bits are shuffled.
+void unshuffle_block(const Header& header, std::span<const std::uint8_t> shuffled, std::span<std::uint8_t> out) {
+  const std::size_t num_elements = out.size() / header.typesize;
+  const bool bits = (header.flags & BLOSC_DOBITSHUFFLE) != 0;
+  const bool stays = num_elements == 0 || (bits ? num_elements % 8 != 0 : header.typesize == 1);
+  const std::size_t whole_nbytes = stays ? 0 : num_elements * header.typesize;
+  if (whole_nbytes != 0) {
+    const auto unshuffle = bits ? blosc2_bitunshuffle : blosc2_unshuffle;
+    const std::int32_t result = unshuffle(header.typesize, static_cast<std::int32_t>(whole_nbytes), shuffled.data(), out.data());
+    if (result < 0) refuse(std::string("unshuffling failed (") + blosc2_error_string(result) + ")");
+  }
+  std::memcpy(out.data() + whole_nbytes, shuffled.data() + whole_nbytes, out.size() - whole_nbytes);
+}
+
+void decode_block(const Header& header, std::span<const std::uint8_t> data, std::size_t num_blocks, std::size_t block,
+                  std::span<std::uint8_t> out) {
+  thread_local std::vector<std::uint8_t> shuffled;
+  const int codec = header.flags >> 5;
+  const bool turned = (header.flags & (BLOSC_DOSHUFFLE | BLOSC_DOBITSHUFFLE)) != 0;
+  if (turned && shuffled.size() < out.size()) shuffled.resize(out.size());
+  const std::span<std::uint8_t> into = turned ? std::span<std::uint8_t>(shuffled).first(out.size()) : out;
+  std::size_t filled = 0;
+  walk_block(header, data, num_blocks, block, [&](std::span<const std::uint8_t> stream, std::size_t nbytes) {
+    decode_stream(codec, stream, into.subspan(filled, nbytes));
+    filled += nbytes;
+  });
+  if (turned) unshuffle_block(header, into, out);
+}
+
 }  // namespace
 
 void blosc_decompress(std::span<const std::uint8_t> data, std::span<std::uint8_t> out) {
   const Header header = parse_header(data);
-  check_header(header, data.size(), out.size());
-  std::size_t nbytes = 0;
-  if (blosc1_cbuffer_validate(data.data(), data.size(), &nbytes) != 0 || nbytes != out.size()) refuse("damaged header");
-  if (out.empty()) return;
-  if ((header.flags & BLOSC_MEMCPYED) != 0) {
-    if (data.size() != kHeaderNbytes + out.size()) refuse("a stored frame of another length than its data");
-    std::memcpy(out.data(), data.data() + kHeaderNbytes, out.size());
-    return;
-  }
+  if (!begin(header, data, out)) return;
   check_blocks(header, data);
 
   if (has_partial_elements(header)) {
     decode_bitshuffled_partial_elements(header, data, out);
   } else {
     decode_frame(header, data, out);
+  }
+}
+
+void blosc_decompress_ranges(std::span<const std::uint8_t> data, std::span<std::uint8_t> out, const std::vector<ByteRange>& wanted) {
+  for (const ByteRange& range : wanted) {
+    if (range.start > range.stop || range.stop > out.size()) refuse("a range outside the output");
+  }
+  const Header header = parse_header(data);
+  const int codec = header.flags >> 5;
+  const bool ours = codec == BLOSC_LZ4_FORMAT || codec == BLOSC_ZSTD_FORMAT;
+  if (!ours || header.block_nbytes == 0 || header.block_nbytes > kMaxKeptBlockNbytes) return blosc_decompress(data, out);
+  if (!begin(header, data, out)) return;
+  const std::size_t num_blocks = block_count(header, data);
+  std::vector<bool> decoded(num_blocks, false);
+  for (const ByteRange& range : wanted) {
+    if (range.start == range.stop) continue;
+    for (std::size_t block = range.start / header.block_nbytes; block <= (range.stop - 1) / header.block_nbytes; ++block) {
+      if (decoded[block]) continue;
+      decoded[block] = true;
+      const std::size_t start = block * header.block_nbytes;
+      decode_block(header, data, num_blocks, block, out.subspan(start, std::min<std::size_t>(header.block_nbytes, out.size() - start)));
+    }
   }
 }
 

@@ -8,11 +8,22 @@
 // https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace chunkstore {
 
 void blosc_decompress(std::span<const std::uint8_t> data, std::span<std::uint8_t> out);
+
+struct ByteRange {
+  std::size_t start;
+  std::size_t stop;
+};
+
+// As `blosc_decompress`, but only the bytes of `out` in `wanted` need to be right afterwards: where the frame allows it, blocks that
+// hold none of them are neither looked at nor written. Throws std::invalid_argument for a range that leaves `out` too.
+void blosc_decompress_ranges(std::span<const std::uint8_t> data, std::span<std::uint8_t> out, const std::vector<ByteRange>& wanted);
 
 }  // namespace chunkstore

@@ -20,6 +20,7 @@ const char* ZSTD_getErrorName(std::size_t code);
 const char* ZSTD_versionString();
 
 const char* LZ4_versionString();
+int LZ4_decompress_safe(const char* data, char* out, int nbytes, int out_nbytes);
 
 }  // extern "C"
 

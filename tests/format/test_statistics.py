@@ -243,3 +243,76 @@ def test_hostile_json_is_an_invalid_dataset(damage):
 def test_what_is_no_object_is_an_invalid_dataset(document):
     with pytest.raises(InvalidDataset):
         Statistics.from_json(document)
+
+
+def numpy_statistics(values: np.ndarray) -> Statistics:
+    """The same by NumPy, in one piece and in no hurry: what the kernel has to agree with."""
+    floats = values.astype(np.float64)
+    nan, posinf, neginf = (int(s.sum()) for s in (np.isnan(floats), floats == np.inf, floats == -np.inf))
+    kept = values[np.isfinite(floats)]
+    if not kept.size:
+        return Statistics(values.size, nan, posinf, neginf)
+    whole = values.dtype.kind != "f"
+    smallest, largest = (int(n) if whole else float(n) + 0.0 for n in (kept.min(), kept.max()))
+    exponent = bin_exponent(smallest, largest)
+    first = bin_of(smallest, exponent)
+    counts = oracle_counts(finite_numbers(kept), exponent, first, bin_of(largest, exponent) - first + 1)
+    finite = kept.astype(np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        mean = float(np.mean(finite * 2.0**-64)) * 2.0**64
+        m2 = float(np.square(finite - mean).sum())
+    return Statistics(
+        values.size,
+        nan,
+        posinf,
+        neginf,
+        smallest,
+        largest,
+        mean,
+        m2 if math.isfinite(m2) else None,
+        exponent,
+        first,
+        tuple(counts),
+    )
+
+
+@pytest.mark.parametrize("dtype", INTEGERS + FLOATS)
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 2047, 2048, 2051, 9001])
+def test_the_kernel_agrees_with_numpy_whatever_the_length(dtype: str, size: int) -> None:
+    rng = np.random.default_rng(size)
+    numbers = rng.standard_normal(size) * (1 if dtype == "bool" else 50)
+    values = (np.abs(numbers) if dtype[0] in "ub" else numbers).astype(dtype)
+    assert_equal_up_to_rounding(Statistics.of(values), numpy_statistics(values))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_kernel_that_meets_odd_numbers_counts_them_and_leaves_them_out(dtype: str) -> None:
+    values = np.random.default_rng(0).standard_normal(5000).astype(dtype)
+    for odd in (np.nan, np.inf, -np.inf):
+        values[np.random.default_rng(1).integers(0, 5000, 7)] = odd
+        assert_equal_up_to_rounding(Statistics.of(values), numpy_statistics(values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full(4097, 5.0),
+        np.full(4097, -1e300),
+        np.nextafter(1e17, 2e17) + np.arange(100.0) * 16,
+        np.array([5e-324, -5e-324, 0.0, -0.0, 1e308]),
+        np.array([-1.0 / 3, 1e-320, -1e-320, 63.0, -1e-17]),
+        np.array([1.5, 2.5, 3.5]) * 2.0**50,
+        np.array([0, 2**63, 2**64 - 1], np.uint64),
+        np.array([-(2**63), 2**63 - 1, 0, -1], np.int64),
+        np.array([0, 2**32 - 1, 2**31], np.uint32),
+        np.array([-(2**31), 2**31 - 1, 0, -1], np.int32),
+    ],
+    ids=str,
+)
+def test_numbers_at_the_edges_of_bins_and_of_types_are_counted_exactly(values: np.ndarray) -> None:
+    assert_equal_up_to_rounding(Statistics.of(values), numpy_statistics(values))
+
+
+def test_squares_beyond_float64_leave_no_m2() -> None:
+    assert Statistics.of(np.array([1e300, -1e300, 1.0])).m2 is None
+    assert Statistics.of(np.full(3, 1.7e308)).mean == pytest.approx(1.7e308)
