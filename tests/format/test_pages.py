@@ -283,7 +283,7 @@ def test_a_long_version_comes_back_from_its_pages() -> None:
 
 def test_appends_share_the_pages_before_them_and_write_little() -> None:
     versions = [to_pages(version_of(bare_fragments(2000)), ids := counting_ids())]
-    for count in range(2000, 2200):
+    for count in range(2000, 2450):
         parent = versions[-1].version
         fragments = (*parent.fragments, *bare_fragments(1, begin=count))
         paged = to_pages(replace(parent, fragments=fragments, next_sample_id=1 << 40), ids)
@@ -291,8 +291,8 @@ def test_appends_share_the_pages_before_them_and_write_little() -> None:
         assert len(paged.document) + sum(len(data) for _, data in paged.new_pages) < 100_000
         assert len(paged.document) < INLINE_NBYTES + 5000
         versions.append(paged)
-    assert sum(len(paged.new_pages) for paged in versions[1:]) in {2, 3, 4}
-    assert read_back(versions[-1], *versions).fragments == bare_fragments(2200)
+    assert 3 <= sum(len(paged.new_pages) for paged in versions[1:]) <= 6
+    assert read_back(versions[-1], *versions).fragments == bare_fragments(2450)
     sizes = [page.ref.nbytes for page in versions[-1].version.pages]
     assert min(sizes[:-1]) > PAGE_NBYTES // 2, "a page with room to spare is written anew with what follows it"
 
