@@ -144,10 +144,10 @@ def test_a_version_whose_pages_contradict_its_document_is_refused(local_paged: S
 
 def test_history_is_listed_without_pages(local_paged: Store) -> None:
     append_bare(local_paged, COUNT)
-    append_bare(local_paged, *range(COUNT + 1, COUNT + 300))
+    append_bare(local_paged, *range(COUNT + 1, COUNT + 200))
     counted = RecordingStore(local_paged)
     lines = cs.versions(counted)
-    assert [line.samples for line in lines] == [60_000 * n for n in (COUNT, COUNT + 1, COUNT + 300)]
+    assert [line.samples for line in lines] == [60_000 * n for n in (COUNT, COUNT + 1, COUNT + 200)]
     latest = set(pages_of(local_paged, 3))
     assert set(pages_of(local_paged, 1)) - latest, "nothing to leave out"
     assert {key for key in keys_read(counted) if PAGES_PREFIX in key} <= latest
