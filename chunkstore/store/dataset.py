@@ -97,8 +97,8 @@ class Dataset:
         if verify not in get_args(Verify):
             raise ValueError(f"verify={verify!r}: one of {', '.join(map(repr, get_args(Verify)))}")
         self._verify = verify
-        self._parts: Reader = parts or Parts(store, version)
-        self._view = view or View(version.fragments, version.schema)
+        self._parts: Reader = Parts(store, version) if parts is None else parts
+        self._view = View(version.fragments, version.schema) if view is None else view  # an empty one is false
         self._digest: str | None = None
 
     @property

@@ -130,21 +130,21 @@ class Parts:
         try:
             yield
         except MissingObject as error:
-            number = self._version.number
-            try:
-                expired = number in read_latest(self._store).condemned_versions
-                if not expired:
-                    read_version(self._store, number)
-            except VersionExpired:
-                expired = True
-            except ChunkstoreError:
-                expired = False  # what can be said for sure is that the object is missing
-            if not expired:
+            if not self._is_expired():
                 raise
             raise VersionExpired(
-                f"{self._store.url}: version {number} was dropped by gc while it was being read; open another version, and tag "
-                "those that are to stay"
+                f"{self._store.url}: version {self._version.number} was dropped by gc while it was being read; open another "
+                "version, and tag those that are to stay"
             ) from error
+
+    def _is_expired(self) -> bool:
+        try:
+            read_version(self._store, self._version.number)
+            return self._version.number in read_latest(self._store).condemned_versions
+        except VersionExpired:
+            return True
+        except ChunkstoreError:
+            return False  # what can be said for sure is that an object is missing
 
     def _of(self, number: int, name: str) -> OpenPart:
         """The opened part of a fragment that holds a field."""

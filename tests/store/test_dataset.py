@@ -8,6 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import chunkstore as cs
-from chunkstore.errors import ForkedLoader, SchemaError
+from chunkstore.errors import ForkedLoader, MissingObject, SchemaError, VersionExpired
+from chunkstore.format.documents import seal
+from chunkstore.format.versions import tombstone_to_json, version_key
 from chunkstore.store import fetch
+from chunkstore.store.location import open_store
 
 N = 500
 LABELS = np.arange(N) * 3
@@ -90,8 +94,8 @@ def test_a_batch_is_what_numpy_would_choose(ds: cs.Dataset, key: Any) -> None:
     chosen = list(key) if isinstance(key, tuple) else key
     rows = np.arange(N)[np.asarray(chosen, np.int64) if isinstance(chosen, list) and not chosen else chosen].tolist()
     assert_rows(ds[key], rows)
-    assert ds["label"][key].tolist() == LABELS[rows].tolist()
-    assert ds["text"][key] == [str(i) for i in rows]
+    assert ds["label"][chosen].tolist() == LABELS[rows].tolist()
+    assert ds["text"][chosen] == [str(i) for i in rows]
 
 
 def test_a_sample_is_a_dict_of_plain_values(ds: cs.Dataset) -> None:
@@ -211,6 +215,27 @@ def test_a_used_s3_dataset_says_so_in_a_forked_child(s3: Any) -> None:
 
     assert in_fork(work) == 0
     assert ds[4]["text"] == "4"
+
+
+@pytest.mark.parametrize("told_by", ["tombstone", "condemned", "nothing"])
+@pytest.mark.parametrize("read", ["first", "again", "lengths"])
+def test_a_version_that_gc_drops_while_it_is_read_is_told_from_a_lost_object(
+    memory: Any, told_by: str, read: str
+) -> None:
+    ds, store = write(memory), open_store(memory.url)
+    if read == "again":
+        ds[0]
+    latest = ds.version_document
+    if told_by == "tombstone":
+        store.write(version_key(3), seal(tombstone_to_json(3)))
+    elif told_by == "condemned":
+        store.write(version_key(4), seal(replace(latest, number=4, parent=3, condemned_versions=(3,)).to_json()))
+    store.delete([key for key, *_ in store.list("fragments")])
+    with pytest.raises(MissingObject if told_by == "nothing" else VersionExpired) as caught:
+        ds.read_lengths("tokens", np.array([[300, 310]])) if read == "lengths" else ds[300]
+    if told_by != "nothing":
+        assert "version 3 was dropped by gc while it was being read" in str(caught.value)
+        assert isinstance(caught.value.__cause__, MissingObject)
 
 
 NAMES = "bool int8 int64 uint16 uint64 float16 float32 float64".split()
