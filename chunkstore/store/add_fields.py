@@ -125,11 +125,6 @@ class AddedFields:
         def next_version(parent: Version | None) -> Version:
             latest = self._check_unchanged(parent)
             schema = extended_schema(self._store, latest, self._added)
-            given_up = {*latest.condemned_parts, *latest.condemned_fragments}
-            if lost := given_up.intersection([*(p.path for p in self._parts), *(f.id for f in latest.fragments)]):
-                raise CommitConflict(
-                    f"{self._store.url}: {lost.pop()} was condemned by gc; add the fields again, and commit them sooner"
-                )
             return replace(
                 latest,
                 number=latest.number + 1,

@@ -81,7 +81,8 @@ def compact(
 
     Raises:
         DatasetNotFound: there is no dataset.
-        CommitConflict: somebody else compacted, rolled back or added fields meanwhile.
+        CommitConflict: somebody else compacted, rolled back or added fields meanwhile, or `gc` took what was written for
+            abandoned.
         CorruptChunk, CorruptSample, MissingObject, InvalidDataset: something is damaged; nothing was committed.
         ReadOnlyStore: the store cannot commit safely.
         StoreError: the store failed; the message says whether the commit may have been taken.
@@ -232,8 +233,6 @@ def _commit(store: Store, base: Version, made: Sequence[_Replacement], message: 
     def next_version(parent: Version | None) -> Version:
         if parent is None or parent.dataset != base.dataset:
             raise CommitConflict(f"{store.url}: the dataset {base.dataset} is not there any more")
-        if lost := {m.fragment.id for m in made}.intersection(parent.condemned_fragments):
-            raise CommitConflict(f"{store.url}: fragment {lost.pop()} was condemned by gc; compact again")
         fragments = list(parent.fragments)
         place = {fragment.id: i for i, fragment in enumerate(fragments)}
         for replacement in reversed(made):  # from the end on, so that places before stay what they are

@@ -152,8 +152,8 @@ def commit_results(
         left = [result for result in results if result.fragment is not None and result.fragment.id not in there]
         if again and parent is not None and not left:
             raise _NothingLeftError(parent)
-        _check_not_condemned(store, base, left)
         if again:
+            _check_not_condemned(store, base, left)
             _look_for_objects(store, left, looked_for)
         return replace(
             _extended(base, left),
@@ -218,6 +218,7 @@ def _check_fits(store: Store, parent: Version, result: FragmentResult) -> None:
 
 
 def _check_not_condemned(store: Store, parent: Version, results: Sequence[FragmentResult]) -> None:
+    """Before objects are looked for, which may be gone then."""
     condemned = {*parent.condemned_fragments, *parent.condemned_parts}
     for result in results:
         assert result.fragment is not None
