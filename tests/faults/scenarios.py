@@ -48,6 +48,7 @@ class Scenario:
         run: Does it.
         repeats: Whether it may be done again without looking whether it was done; else a second time is another one.
         refused: What a second time raises.
+        paged: Whether lists of fragments lie in pages, however short they are.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Scenario:
     run: Callable[[Store], object]
     repeats: bool = False
     refused: type[Exception] | None = None
+    paged: bool = False
 
     def __str__(self) -> str:
         return self.name

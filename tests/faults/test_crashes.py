@@ -1,16 +1,19 @@
 """A writer that dies before, in, or after any store operation, or loses the answer of any: the old version or the new one,
 always, and a rerun converges."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from crashing_store import DEADLY, Crashed, CrashingStore, Mode, modes_of
-from faults.scenarios import Scenario, State, append, copy_of, create, leftovers, look, memory_store
+from faults.scenarios import SCHEMA, Scenario, State, append, columns, copy_of, create, leftovers, look, memory_store
 
 import chunkstore as cs
-from chunkstore.errors import ChunkstoreError, DatasetExists
+from chunkstore.errors import ChunkstoreError, DatasetExists, SchemaError
+from chunkstore.format import paging
 from chunkstore.store.interface import Store
 from chunkstore.store.local import LocalStore
 
@@ -35,6 +38,36 @@ def begin_wasteful(store: Any) -> None:
     assert leftovers(store)
 
 
+def add_fields(store: Any) -> None:
+    with cs.add_fields(store, {"y": cs.Array("int32"), "text": cs.Text()}, num_threads=1) as writer:
+        count = len(cs.open(store))
+        writer.write_batch({"y": np.arange(count, dtype="i4"), "text": [f"{i}" for i in range(count)]})
+
+
+def write_fragments(store: Any) -> list[str]:
+    """What two writers leave, as it would travel to who commits."""
+    results = []
+    for values in (range(30, 33), range(40, 41)):
+        with cs.fragment(store, SCHEMA, num_threads=1) as writer:
+            writer.write_batch(columns(values))
+        results.append(writer.result.to_json())
+    return results
+
+
+def commit_fragments(store: Any, results: list[str]) -> None:
+    cs.commit(store, [cs.FragmentResult.from_json(result) for result in results])
+
+
+def begin_written(store: Any) -> None:
+    """Two writers are done, and nothing is committed yet; what they left lies beside the dataset."""
+    begin_two(store)
+    store.write("results", json.dumps(write_fragments(store)).encode())
+
+
+def commit_written(store: Any) -> None:
+    commit_fragments(store, json.loads(store.read("results")))
+
+
 def collect(store: Any) -> None:
     cs.gc(store, keep_versions=1, orphan_age_s=0)
 
@@ -49,6 +82,13 @@ SCENARIOS = [
     Scenario("tag", begin_two, tag, repeats=True),
     Scenario("rollback", begin_two, roll_back),
     Scenario("gc", begin_wasteful, collect, repeats=True),
+    Scenario("add fields", begin_two, add_fields, refused=SchemaError),
+    Scenario("commit", begin_written, commit_written, repeats=True),
+    Scenario("fragments", begin_two, lambda store: commit_fragments(store, write_fragments(store))),
+    Scenario("compact", begin_two, cs.compact, repeats=True),
+    Scenario("append in pages", begin_two, lambda store: append(store, range(20, 23)), paged=True),
+    Scenario("compact in pages", begin_two, cs.compact, repeats=True, paged=True),
+    Scenario("gc in pages", begin_wasteful, collect, repeats=True, paged=True),
 ]
 
 
@@ -92,7 +132,15 @@ def run_once(scenario: Scenario, store: Store, at: int, mode: Mode) -> tuple[Cra
     return crashing, error
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+@pytest.fixture(params=SCENARIOS, ids=str)
+def scenario(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Scenario:
+    chosen: Scenario = request.param
+    if chosen.paged:
+        monkeypatch.setattr(paging, "INLINE_NBYTES", 0)
+        monkeypatch.setattr(paging, "INLINE_CONDEMNED_NBYTES", 0)
+    return chosen
+
+
 def test_whatever_happens_at_any_operation_leaves_the_old_or_the_new(scenario: Scenario) -> None:
     before = memory_store()
     scenario.begin(before)
@@ -111,7 +159,6 @@ def test_whatever_happens_at_any_operation_leaves_the_old_or_the_new(scenario: S
     assert happened["lost"] > 0
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_a_process_that_dies_leaves_the_old_or_the_new_on_a_disk_too(scenario: Scenario, tmp_path: Path) -> None:
     before = memory_store()
     scenario.begin(before)
