@@ -8,6 +8,7 @@ served.
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from chunkstore.store.array import DamagedRows, StoredArray
 from chunkstore.store.cache import ChunkCache
 from chunkstore.store.interface import Store
 from chunkstore.store.present import empty_column
+from chunkstore.store.side_by_side import Level, do_all
 
 MAX_METADATA_NBYTES = 64 << 20
 _MAX_RATIOS = {"zstd": 1 << 15, "blosc": 1 << 15, "gzip": 1032}
@@ -121,7 +123,10 @@ class OpenPart:
 
     def _read_ragged(self, name: str, field: Field, intervals: Intervals, *, verify: bool) -> RaggedColumn:
         values = self._arrays[f"{name}/values"]
-        spans = self._read_rows(name, f"{name}/spans", intervals, verify=verify)
+        checked = verify and values.metadata.is_plain
+        shaped = isinstance(field, Ragged) and has_shapes(field)
+        beside = self._read_beside(name, ["spans", *["crc"] * checked, *["shape"] * shaped], intervals, verify=verify)
+        spans = beside["spans"]
         offsets = self.check_spans(name, spans, values.metadata.shape[0])
         wanted = spans[spans[:, 1] > spans[:, 0]].astype(np.int64)
         joined = _join_adjacent(wanted)
@@ -130,13 +135,24 @@ class OpenPart:
         except DamagedRows as damage:
             rows = _rows(intervals)[(spans[:, 0] < damage.stop) & (spans[:, 1] > damage.start)]
             raise CorruptChunk(self._told(damage, name, int(rows[0]), int(rows[-1]) + 1)) from damage
-        if verify and values.metadata.is_plain:
-            self._verify_samples(name, values, intervals, spans, offsets, data)
+        if checked:
+            self._verify_samples(name, values, intervals, spans, offsets, data, beside["crc"])
         shapes = None
-        if has_shapes(field) and isinstance(field, Ragged):
-            shapes = self._read_rows(name, f"{name}/shape", intervals, verify=verify).astype(np.int64, copy=False)
+        if shaped and isinstance(field, Ragged):
+            shapes = beside["shape"].astype(np.int64, copy=False)
             self.check_shapes(name, field, shapes, np.diff(offsets))
         return RaggedColumn(data, offsets, shapes)
+
+    def _read_beside(
+        self, name: str, kinds: list[str], intervals: Intervals, *, verify: bool
+    ) -> dict[str, npt.NDArray[Any]]:
+        """What is stored of each sample beside its values; of a remote store side by side."""
+        jobs = [
+            partial(self._read_rows, name, f"{name}/{kind}", intervals, verify=verify or kind == "crc")
+            for kind in kinds
+        ]
+        rows = [job() for job in jobs] if self._store.is_local else do_all(Level.ARRAYS, jobs)
+        return dict(zip(kinds, rows, strict=True))
 
     def _verify_samples(
         self,
@@ -146,9 +162,9 @@ class OpenPart:
         spans: npt.NDArray[Any],
         offsets: npt.NDArray[np.int64],
         data: npt.NDArray[Any],
+        stored: npt.NDArray[Any],
     ) -> None:
-        """Check each sample against its own crc; fetch one that fails once more before giving it up."""
-        stored = self._read_rows(name, f"{name}/crc", intervals, verify=True)
+        """Check each sample against its own crc, `stored`; fetch one that fails once more before giving it up."""
         for i in np.flatnonzero(crc32c_samples(data, offsets) != stored).tolist():
             again = values.read(spans[i : i + 1].astype(np.int64))
             expected = int(stored[i])

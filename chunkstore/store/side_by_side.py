@@ -1,8 +1,8 @@
 """Doing several reads side by side, so that remote ones wait for the store together and not one after another.
 
-Reads nest: fields of fragments, of which `fetch.py` fetches ranges with threads of its own. Each level has its own threads, so
-that no job waits for one that is queued behind it. Knows nothing of what the jobs read; `dataset.py` and `parts.py` stand
-before it.
+Reads nest: fields, of fragments, of arrays, of which `fetch.py` fetches ranges with threads of its own. Each level has its own
+threads, so that no job waits for one that is queued behind it. Knows nothing of what the jobs read; `dataset.py`, `parts.py`
+and `part.py` stand before it.
 """
 
 import os
@@ -24,6 +24,7 @@ class Level(Enum):
 
     FIELDS = "fields"
     FRAGMENTS = "fragments"
+    ARRAYS = "arrays"
     OBJECTS = "objects"
 
 
