@@ -22,6 +22,10 @@ class ObjectSizes:
         self._folders: dict[str, dict[str, int] | None] = {}
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type["ObjectSizes"], tuple[Store]]:
+        """Without the lock; what was listed is listed again."""
+        return (ObjectSizes, (self._store,))
+
     def find(self, key: str, folder: str) -> int | None:
         """Bytes of the object `key`, which lies in `folder` or below.
 

@@ -6,7 +6,7 @@ The only file that imports zarr-python, and itself imported where it is used. Ne
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -39,6 +39,7 @@ class ReadOnlyZarrStore(ZarrStore):
         sizes: Of its objects.
         max_nbytes: Of an object that is no document; a larger one is refused.
         is_complete: Whether an absent object is damage, and not a fill value.
+        is_blosc: Whether chunks end up as Blosc frames, of which numcodecs does not check that they are all there.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class ReadOnlyZarrStore(ZarrStore):
         *,
         max_nbytes: int | None = None,
         is_complete: bool = False,
+        is_blosc: bool = False,
     ) -> None:
         super().__init__(read_only=True)
         self._store, self._sizes = store, sizes or ObjectSizes(store)
-        self._max_nbytes, self._is_complete = max_nbytes, is_complete
+        self._max_nbytes, self._is_complete, self._is_blosc = max_nbytes, is_complete, is_blosc
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ReadOnlyZarrStore) and self._store.url == other._store.url
@@ -76,6 +78,9 @@ class ReadOnlyZarrStore(ZarrStore):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Bytes of an object, None where it is absent."""
         data = await asyncio.to_thread(self._read, key, byte_range)
+        is_chunk = not isinstance(byte_range, SuffixByteRequest) and key.rsplit("/", 1)[-1] not in _DOCUMENTS
+        if data is not None and is_chunk and self._is_blosc:
+            _check_frame(data)
         return None if data is None else prototype.buffer.from_bytes(data)
 
     async def get_partial_values(
@@ -186,7 +191,7 @@ class ZarrRows:
 
     def __init__(self, store: Store, array: PlainArray, sizes: ObjectSizes) -> None:
         most = 2 * math.prod(array.object_shape) * array.numpy_dtype.itemsize + (1 << 20)
-        adapter = ReadOnlyZarrStore(store, sizes, max_nbytes=most)
+        adapter = ReadOnlyZarrStore(store, sizes, max_nbytes=most, is_blosc=_ends_in_blosc(array.document))
         try:
             self._array = zarr.Array.from_dict(StorePath(adapter, array.path), cast("Any", dict(array.document)))
         except Exception as error:  # whatever its registries and metadata classes raise
@@ -217,8 +222,30 @@ def open_zarr_array(store: Store, path: str) -> "zarr.Array[Any]":
 
 def open_plain_array(store: Store, array: PlainArray) -> "zarr.Array[Any]":
     """An array that somebody else wrote, as zarr-python's, read-only; what is absent is its fill value."""
-    location = StorePath(ReadOnlyZarrStore(store), array.path)
+    location = StorePath(ReadOnlyZarrStore(store, is_blosc=_ends_in_blosc(array.document)), array.path)
     return _opened(lambda: zarr.Array.from_dict(location, cast("Any", dict(array.document))), store, array.path)
+
+
+def _ends_in_blosc(document: Mapping[str, Any]) -> bool:
+    """Whether the last codec of chunks is blosc, by metadata that has been checked."""
+    if document["zarr_format"] == 2:
+        return document["compressor"] is not None and document["compressor"]["id"] == "blosc"
+    last = document["codecs"][-1] if document["codecs"] else None
+    if not isinstance(last, dict):
+        return last == "blosc"
+    if last["name"] != "sharding_indexed":
+        return last["name"] in ("blosc", "numcodecs.blosc")
+    configuration = last["configuration"]  # an index at the start is asked for as chunks are, and is no frame
+    return configuration.get("index_location", "end") == "end" and _ends_in_blosc({**configuration, "zarr_format": 3})
+
+
+def _check_frame(data: bytes) -> None:
+    """Refuse a Blosc frame that is longer than its data, beyond which numcodecs would read.
+
+    Source: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst (bytes 12–16 are the length).
+    """
+    if len(data) < 16 or (nbytes := int.from_bytes(data[12:16], "little")) > len(data):
+        raise ValueError(f"{len(data)} bytes of a Blosc frame{'' if len(data) < 16 else f' of {nbytes}'}")
 
 
 def _opened(call: Callable[[], Any], store: Store, path: str) -> "zarr.Array[Any]":
