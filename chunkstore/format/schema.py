@@ -25,7 +25,7 @@ _MAX_LEVELS = {"blosc-lz4": 9, "blosc-zstd": 9, "zstd": 22, "gzip": 9}
 _NUMBERS = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _MAX_RANK = 16
-MAX_FIELDS = 8192
+MAX_FIELDS = 4096
 """Fields of a schema. More values of one kind are one `Array` field."""
 
 

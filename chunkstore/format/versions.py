@@ -25,7 +25,7 @@ from chunkstore.format.pages import (
     PageRef,
     check_refs,
 )
-from chunkstore.format.schema import Schema
+from chunkstore.format.schema import Array, Ragged, Schema
 from chunkstore.format.statistics import Statistics
 
 __all__ = [
@@ -50,7 +50,8 @@ FORMAT = 1
 LATEST_KEY = "_chunkstore/latest.json"
 OBJECTS_NAME = "_objects.json"
 TOMBSTONE = "tombstone"
-_FIELD_STATISTICS = ("values", "lengths")
+_KEY = re.compile(r"(?!\.{1,2}(/|\Z))[A-Za-z0-9_.-]{1,200}(/(?!\.{1,2}(/|\Z))[A-Za-z0-9_.-]{1,200})*")
+_MAX_KEY = 900
 
 FieldStatistics = Mapping[str, Statistics]
 """Statistics of one field: of its "values", of its samples' "lengths", or both."""
@@ -220,7 +221,7 @@ class VersionDocument:
             schema=Schema.from_json(node.member("schema")),
             fragments=tuple(Fragment.from_json(item) for item in node.member("fragments").items()),
             statistics={
-                name: {kind: _statistics(member, kind) for kind, member in kinds.members()}
+                name: {kind: _statistics(member) for kind, member in kinds.members()}
                 for name, kinds in node.member("statistics").members()
             },
             next_sample_id=node.member("next_sample_id").integer(0, MAX_SAMPLES),
@@ -239,8 +240,7 @@ class VersionDocument:
         document = cls(version, pages, condemned_pages, Node(None, node.where))
         if document.num_samples > MAX_SAMPLES:
             node.fail("more than 2^62 samples")
-        if set(version.statistics) != set(version.schema):
-            node.fail("statistics are not of the schema's fields")
+        _check_statistics(version, node)
         return document
 
     def complete(
@@ -294,20 +294,36 @@ def objects_from_json(node: Node) -> dict[str, StoredObject]:
     """Read an unsealed object list, or raise InvalidDataset."""
     objects = {}
     for key, member in node.member("objects").members():
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", key) or {".", ".."} & set(key.split("/")):
+        if len(key) > _MAX_KEY or not _KEY.fullmatch(key):
             member.fail("not a key inside the part")
         nbytes, crc32 = member.items(length=2)
         objects[key] = StoredObject(nbytes.integer(), int(crc32.string("[0-9a-f]{8}"), 16))
     return objects
 
 
-def _statistics(node: Node, kind: str) -> Statistics:
-    if kind not in _FIELD_STATISTICS:
-        node.fail(f"statistics are of {' or '.join(_FIELD_STATISTICS)}")
+def _statistics(node: Node) -> Statistics:
     try:
         return Statistics.from_json(node.value)
     except InvalidDataset as error:
         node.fail(str(error))
+
+
+def _check_statistics(version: Version, node: Node) -> None:
+    """Refuse statistics that no commit could merge: of other fields, of other kinds, of floats for integers."""
+    if set(version.statistics) != set(version.schema):
+        node.fail("statistics are not of the schema's fields")
+    for name, field_type in version.schema.items():
+        kinds = version.statistics[name]
+        numbers = isinstance(field_type, Array | Ragged)
+        if set(kinds) != {
+            *(["values"] if numbers else []),
+            *(["lengths"] if not isinstance(field_type, Array) else []),
+        }:
+            node.fail(f"statistics of {name}: {', '.join(kinds) or 'none'}, which are not those of its type")
+        floats = isinstance(field_type, Array | Ragged) and "float" in field_type.dtype
+        for kind, statistics in kinds.items():
+            if statistics.min is not None and isinstance(statistics.min, float) is not (floats and kind == "values"):
+                node.fail(f"statistics of {name}: {kind} from {statistics.min}, which is no number of its type")
 
 
 def _requirements(node: Node) -> set[str]:
@@ -321,7 +337,7 @@ def _requirements(node: Node) -> set[str]:
         raise VersionExpired(f"{node.where}: version {node.member('number').integer(1)} was dropped by gc")
     if unknown := sorted(requires - {PAGES}):
         raise UnsupportedFormat(
-            f"{node.where}: requires {', '.join(unknown)}, unknown to this release: upgrade chunkstore"
+            f"{node.where}: requires {', '.join(unknown)[:400]}, unknown to this release: upgrade chunkstore"
         )
     return requires
 

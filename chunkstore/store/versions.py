@@ -20,7 +20,8 @@ from chunkstore.store.interface import Store
 from chunkstore.store.pages import Pages
 from chunkstore.store.threads import JobThreads
 
-MAX_DOCUMENT_NBYTES = 1 << 30
+MAX_DOCUMENT_NBYTES = 16 << 20
+"""Of a version document, whose long lists are in pages: a schema of 4,096 ragged fields and their statistics."""
 MAX_HINT_NBYTES = 1 << 16
 MAX_EARLY_PAGES = 1000
 MAX_EARLY_NBYTES = 32 << 20
