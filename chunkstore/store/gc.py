@@ -20,7 +20,7 @@ from chunkstore.errors import DatasetNotFound, StoreError
 from chunkstore.format.documents import seal
 from chunkstore.format.versions import Version, tombstone_to_json, version_key
 from chunkstore.store.commit import commit, new_id, now, read_latest
-from chunkstore.store.gc_survey import Doomed, Plan, Survey, doom, hold, plan
+from chunkstore.store.gc_survey import Doomed, Plan, Survey, doom, plan
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
 from chunkstore.store.tags import Url, read_tags
@@ -40,7 +40,8 @@ class GcReport:
         fragments: Ids of fragments that only those held.
         parts: Paths of parts that only those held, in fragments that live on.
         orphans: Ids of fragments and paths of parts that no version ever led to.
-        objects: Number of objects deleted; documents of versions, which tombstones replace, are not counted.
+        objects: Number of objects deleted, pages and what probes left included; documents of versions, which tombstones
+            replace, are not counted.
         nbytes: Bytes of those objects.
         committed: Number of the version that says so; None if nothing had to be said.
         dry_run: Whether nothing was changed.
@@ -136,17 +137,17 @@ class _Collection:
         """Survey, commit, delete."""
         latest = read_latest(self._store)
         self._survey.list_store(self._store)
-        committed = None
+        committed, is_new = None, True
         try:
             version = self._next_version(latest)
             if not dry_run:
                 version = commit(self._store, self._next_version, create=False)
                 committed = version.number
         except _NothingToGiveUp as nothing:
-            version = nothing.latest
-        self._survey.add(hold(version))
+            version, is_new = nothing.latest, False
+        self._survey.add(version)
         # a tag that was acknowledged before the commit is seen now, whenever it was put
-        doomed = doom(self._survey, version, self._tagged(), oldest=self._oldest)
+        doomed = doom(self._survey, version, self._tagged(), oldest=self._oldest, committed=is_new)
         objects, nbytes = doomed.objects, doomed.nbytes
         if not dry_run:
             objects, nbytes = _delete(self._store, doomed, progress)
@@ -194,7 +195,7 @@ class _Collection:
 
 
 def _delete(store: Store, doomed: Doomed, progress: Progress | None) -> tuple[int, int]:
-    """Delete: objects first, then documents, whose tombstones say that nothing is left; how many objects, of how many bytes."""
+    """Delete: objects first, then documents, last the pages that nothing leads to then; how many objects, of how many bytes."""
     folders = [*(f"fragments/{fragment}" for fragment in doomed.fragments), *doomed.parts]
     total = doomed.objects + len(doomed.versions)
     objects = nbytes = steps = 0
@@ -210,9 +211,8 @@ def _delete(store: Store, doomed: Doomed, progress: Progress | None) -> tuple[in
         store.delete(listed.key for listed in there)
         return len(there), sum(listed.nbytes for listed in there)
 
-    def bury(number: int) -> tuple[int, int]:
+    def bury(number: int) -> None:
         store.write(version_key(number), seal(tombstone_to_json(number)))
-        return 0, 0
 
     with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="chunkstore-gc") as pool:
         for count, size in pool.map(delete_folder, folders):
@@ -223,7 +223,9 @@ def _delete(store: Store, doomed: Doomed, progress: Progress | None) -> tuple[in
         tell(len(doomed.probes))
         for _ in pool.map(bury, doomed.versions):
             tell(1)
-    return objects, nbytes
+    store.delete(listed.key for listed in doomed.pages)
+    tell(len(doomed.pages))
+    return objects + len(doomed.pages), nbytes + sum(listed.nbytes for listed in doomed.pages)
 
 
 def _message(given_up: Plan) -> str:
@@ -233,5 +235,6 @@ def _message(given_up: Plan) -> str:
         (len(given_up.fragments), "fragment"),
         (len(given_up.parts), "part"),
         (len(given_up.orphans), "orphan"),
+        (len(given_up.pages), "page"),
     )
     return "gc gave up " + ", ".join(f"{count:,} {noun}{'s' * (count != 1)}" for count, noun in counts if count)

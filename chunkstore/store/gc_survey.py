@@ -13,12 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from chunkstore.errors import InvalidDataset, VersionExpired
+from chunkstore.errors import InvalidDataset, MissingObject, VersionExpired
 from chunkstore.format.documents import seal
-from chunkstore.format.versions import Version, tombstone_to_json, version_key, version_number
-from chunkstore.store.commit import read_latest, read_version
+from chunkstore.format.fragments import Fragment
+from chunkstore.format.pages import PAGES_PREFIX, page_id
+from chunkstore.format.versions import Version, VersionDocument, tombstone_to_json, version_key, version_number
 from chunkstore.store.interface import Listed, Store
+from chunkstore.store.pages import Pages
 from chunkstore.store.tags import NUM_THREADS
+from chunkstore.store.versions import read_document, read_latest
 
 PROBE_PREFIX = "_chunkstore/probe"
 VERSIONS_PREFIX = "_chunkstore/versions"
@@ -46,18 +49,25 @@ class Stored:
         self.modified = max(self.modified, listed.modified)
 
 
-class Held(NamedTuple):
-    """What one version holds.
+class _Rows(NamedTuple):
+    """Some fragments of a version, as lists of them are kept.
 
     Attributes:
-        number: Of the version.
-        parts: Paths of its parts.
-        contents: A hash, equal for versions with the same fields and samples.
+        parts: Paths of their parts.
+        contents: A hash; those of several lists add up to that of all together.
     """
 
-    number: int
     parts: tuple[str, ...]
     contents: int
+
+    @classmethod
+    def of(cls, fragments: Iterable[Fragment]) -> "_Rows":
+        parts, contents = list[str](), 0
+        for fragment in fragments:
+            paths = tuple(part.path for part in fragment.parts)
+            parts += paths
+            contents += hash((fragment.id, fragment.first, paths))
+        return cls(tuple(parts), contents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +79,19 @@ class Plan:
         fragments: Ids of fragments that only those versions hold.
         parts: Paths of parts that only those versions hold, in fragments that live on.
         orphans: Ids of fragments and paths of parts that no version ever held.
+        pages: Ids of pages that none of the versions refers to.
     """
 
     versions: tuple[int, ...] = ()
     fragments: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     orphans: tuple[str, ...] = ()
+    pages: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether it names nothing."""
-        return not (self.versions or self.fragments or self.parts or self.orphans)
+        return not (self.versions or self.fragments or self.parts or self.orphans or self.pages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,7 @@ class Doomed:
         versions: Numbers of those whose document is no tombstone yet.
         fragments: Ids.
         parts: Paths of parts in other fragments.
+        pages: Those that no version refers to that is kept.
         probes: What writers left when they tried the store out.
         objects: How many objects this is, documents not counted.
         nbytes: Their size.
@@ -98,6 +111,7 @@ class Doomed:
     versions: tuple[int, ...]
     fragments: tuple[str, ...]
     parts: tuple[str, ...]
+    pages: tuple[Listed, ...]
     probes: tuple[Listed, ...]
     objects: int
     nbytes: int
@@ -110,21 +124,28 @@ class Survey:
     Attributes:
         stored: By fragment id, then by name of the part; "" for what belongs to no part.
         documents: Sizes of the documents of versions, by number.
+        pages: By id.
         probes: What writers left when they tried the store out.
-        holders: By path of a part: bit n is set if version n holds it.
+        page_holders: By id of a page: bit n is set if version n refers to it.
         contents: By number of each version that was read: equal where fields and samples are.
         gone: Numbers of versions that are tombstones.
     """
 
     stored: dict[str, dict[str, Stored]] = field(default_factory=dict)
     documents: dict[int, int] = field(default_factory=dict)
+    pages: dict[str, Listed] = field(default_factory=dict)
     probes: list[Listed] = field(default_factory=list)
-    holders: dict[str, int] = field(default_factory=dict)
+    page_holders: dict[str, int] = field(default_factory=dict)
     contents: dict[int, int] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)
+    _inline: dict[str, int] = field(default_factory=dict)
+    _paged: dict[str, _Rows] = field(default_factory=dict)
 
     def list_store(self, store: Store) -> None:
         """List what lies in the store. Memory is for parts, not for objects.
+
+        Pages have to be listed before gc commits: whoever wrote one that is seen now tries for a number that is taken then, and
+        will not use it again. So a page that is seen and that no version refers to is nobody's.
 
         Raises:
             PermissionError: the store does not let its objects be listed.
@@ -136,50 +157,73 @@ class Survey:
         for listed in store.list(VERSIONS_PREFIX):
             if (number := version_number(listed.key)) is not None:
                 self.documents[number] = listed.nbytes
+        self.pages = {
+            identity: listed for listed in store.list(PAGES_PREFIX) if (identity := page_id(listed.key)) is not None
+        }
         self.probes = list(store.list(PROBE_PREFIX))
 
     def read_versions(self, store: Store, latest: Version, tagged: Collection[int]) -> None:
         """Read the versions up to `latest` that are not known yet, but for those given up that no tag names.
 
         Raises:
-            InvalidDataset: a document is damaged, or is a tombstone that no version accounts for.
-            MissingObject: a document is absent.
+            InvalidDataset: a document or page is damaged, or is a tombstone that no version accounts for.
+            MissingObject: a document or page is absent.
         """
-        condemned = set(latest.condemned_versions) - set(tagged)
-        known = self.contents.keys() | self.gone | condemned
+        condemned = set(latest.condemned_versions)
+        known = self.contents.keys() | self.gone | (condemned - set(tagged))
         wanted = [number for number in range(1, latest.number) if number not in known]
 
-        def read(number: int) -> Held | int:
+        def read(number: int) -> VersionDocument | None:
             try:
-                return hold(read_version(store, number))
+                return read_document(store, number)
             except VersionExpired:
-                if number in latest.condemned_versions or number in read_latest(store).condemned_versions:
-                    return number
+                if number in condemned or number in read_latest(store).condemned_versions:
+                    return None
                 raise InvalidDataset(
                     f"{store.url}/{version_key(number)} is a tombstone, and no version says that gc dropped it; nothing can be"
                     " given up as long as it is unknown what it held: restore the document"
                 ) from None
 
         with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="chunkstore-gc") as pool:
-            for held in pool.map(read, wanted):
-                if isinstance(held, int):
-                    self.gone.add(held)
-                else:
-                    self.add(held)
-        self.add(hold(latest))
+            for number, document in zip(wanted, pool.map(read, wanted), strict=True):
+                if document is None or not self._add_document(store, document):
+                    self.gone.add(number)
+        self.add(latest)
 
-    def add(self, held: Held) -> None:
+    def add(self, version: Version) -> None:
         """Take in what a version holds."""
-        self.contents[held.number] = held.contents
-        for path in held.parts:
-            self.holders[path] = self.holders.get(path, 0) | 1 << held.number
+        self._add(version.number, version.page_ids, _Rows.of(version.fragments), 0, version)
 
+    def _add_document(self, store: Store, document: VersionDocument) -> bool:
+        """Take in what a version holds, reading those of its pages that no other had; whether it was not dropped meanwhile."""
+        new = [ref for ref in document.pages if ref.id not in self._paged]
+        try:
+            for page in Pages(store).fragments(new):
+                self._paged[page.ref.id] = _Rows.of(page.fragments)
+        except MissingObject:
+            # another gc may have dropped the version after its document was read
+            if document.inline.number in read_latest(store).condemned_versions:
+                return False
+            raise
+        paged = sum(self._paged[ref.id].contents for ref in document.pages)
+        ids = {ref.id for ref in document.pages} | {ref.id for ref in document.condemned_pages}
+        self._add(document.inline.number, ids, _Rows.of(document.inline.fragments), paged, document.inline)
+        return True
 
-def hold(version: Version) -> Held:
-    """What a version holds."""
-    parts = tuple(part.path for fragment in version.fragments for part in fragment.parts)
-    firsts = tuple(fragment.first for fragment in version.fragments)
-    return Held(version.number, parts, hash((parts, firsts, repr(version.schema))))
+    def _add(self, number: int, pages: Collection[str], rows: _Rows, paged: int, version: Version) -> None:
+        for page in pages:
+            self.page_holders[page] = self.page_holders.get(page, 0) | 1 << number
+        for path in rows.parts:
+            self._inline[path] = self._inline.get(path, 0) | 1 << number
+        self.contents[number] = hash((rows.contents + paged, repr(version.schema)))
+
+    def holders(self) -> dict[str, int]:
+        """By path of each part: bit n is set if version n holds it."""
+        holders = dict(self._inline)
+        for page, rows in self._paged.items():
+            for path in rows.parts:
+                holders[path] = holders.get(path, 0) | self.page_holders[page]
+        return holders
 
 
 def plan(survey: Survey, latest: Version, tagged: Collection[int], *, keep_versions: int | None, oldest: float) -> Plan:
@@ -196,17 +240,18 @@ def plan(survey: Survey, latest: Version, tagged: Collection[int], *, keep_versi
     alive = sorted(survey.contents.keys() - set(latest.condemned_versions) | {latest.number})
     kept = {*_last_states(survey, alive, keep_versions), *(survey.contents.keys() & set(tagged))}
     mask = _mask(kept)
-    living = {_fragment_of(path) for path, holders in survey.holders.items() if holders & mask}
+    every = survey.holders()
+    living = {_fragment_of(path) for path, holders in every.items() if holders & mask}
     condemned = {*latest.condemned_fragments, *latest.condemned_parts}
     fragments, parts = set[str](), set[str]()
-    for path, holders in survey.holders.items():
+    for path, holders in every.items():
         if not holders & mask:
             fragment = _fragment_of(path)
             if fragment in living:
                 parts.add(path)
             else:
                 fragments.add(fragment)
-    held = {_fragment_of(path) for path in survey.holders}
+    held = {_fragment_of(path) for path in every}
     orphans = set[str]()
     for fragment, stored in survey.stored.items():
         if fragment not in held:
@@ -214,26 +259,42 @@ def plan(survey: Survey, latest: Version, tagged: Collection[int], *, keep_versi
                 orphans.add(fragment)
         elif fragment in living:
             paths = {f"fragments/{fragment}/{name}": each.modified for name, each in stored.items() if name}
-            orphans |= {path for path, modified in paths.items() if path not in survey.holders and modified <= oldest}
+            orphans |= {path for path, modified in paths.items() if path not in every and modified <= oldest}
     return Plan(
         tuple(sorted(set(alive) - kept)),
         tuple(sorted(fragments - condemned)),
         tuple(sorted(parts - condemned)),
         tuple(sorted(orphans - condemned)),
+        tuple(
+            identity
+            for identity, page in survey.pages.items()
+            if identity not in survey.page_holders and page.modified <= oldest
+        ),
     )
 
 
-def doom(survey: Survey, latest: Version, tagged: Collection[int], *, oldest: float) -> Doomed:
-    """What to delete, of what `latest` and those before it gave up: all that no version holds that is kept or tagged."""
+def doom(survey: Survey, latest: Version, tagged: Collection[int], *, oldest: float, committed: bool) -> Doomed:
+    """What to delete, of what `latest` and those before it gave up: all that no version holds that is kept or tagged.
+
+    Args:
+        survey: What was found.
+        latest: The version to decide by.
+        tagged: Numbers of versions that are spared.
+        oldest: Time before which probes were left.
+        committed: Whether gc committed `latest` itself, after the pages were listed; else no page is deleted.
+    """
     tagged = survey.contents.keys() & set(tagged)
     condemned = set(latest.condemned_versions)
     mask = _mask(number for number in survey.contents if number not in condemned or number in tagged)
-    spared = {path for path, holders in survey.holders.items() if holders & mask}
+    spared = {path for path, holders in survey.holders().items() if holders & mask}
     living = {_fragment_of(path) for path in spared}
     fragments = survey.stored.keys() & set(latest.condemned_fragments) - living
     parts = {path: _stored(survey, path) for path in set(latest.condemned_parts) - spared}
     found = {path: stored for path, stored in parts.items() if stored and _fragment_of(path) not in fragments}
     probes = [listed for listed in survey.probes if listed.modified <= oldest]
+    pages = [
+        page for identity, page in survey.pages.items() if committed and not survey.page_holders.get(identity, 0) & mask
+    ]
     everything = [stored for fragment in fragments for stored in survey.stored[fragment].values()] + list(
         found.values()
     )
@@ -245,9 +306,10 @@ def doom(survey: Survey, latest: Version, tagged: Collection[int], *, oldest: fl
         ),
         fragments=tuple(sorted(fragments)),
         parts=tuple(sorted(found)),
+        pages=tuple(pages),
         probes=tuple(probes),
-        objects=sum(stored.objects for stored in everything) + len(probes),
-        nbytes=sum(stored.nbytes for stored in everything) + sum(listed.nbytes for listed in probes),
+        objects=sum(stored.objects for stored in everything) + len(probes) + len(pages),
+        nbytes=sum(stored.nbytes for stored in everything) + sum(listed.nbytes for listed in (*probes, *pages)),
     )
 
 
