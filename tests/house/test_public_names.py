@@ -11,7 +11,7 @@ PUBLIC = """
     Array Bytes Image Ragged Schema Text
     RaggedBatch Statistics
     create append fragment commit add_fields compact FragmentWriter FragmentResult open Writer Dataset FieldView
-    versions VersionInfo gc GcReport tag rollback diff VersionDiff StatisticsChange verify
+    versions VersionInfo info DatasetInfo FieldInfo gc GcReport tag rollback diff VersionDiff StatisticsChange verify
     Loader torch
     ChunkstoreError CommitConflict CorruptChunk CorruptSample DatasetExists DatasetNotFound ForkedLoader InvalidDataset
     MissingObject ObjectChanged ReadOnlyStore SampleError SchemaError StateMismatch StoreError UnsupportedFormat
