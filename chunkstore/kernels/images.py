@@ -35,11 +35,15 @@ MAX_PIXELS = 1 << 28
 _CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 _EXACTLY_TO = {"L": {"1"}, "RGB": {"1", "L", "P"}, "RGBA": {"1", "L", "P", "RGB", "LA", "PA"}}  # PIL's modes
 _JPEG_DECODABLE = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # baseline, extended and progressive; Huffman and arithmetic
+_JPEG_ARITHMETIC = {0xC9, 0xCA}  # whose symbols may take less than a bit
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame, in all its kinds
 _JPEG_MAX_SEGMENTS = 10_000  # a hostile header must not hold the interpreter for long
 _JPEG_ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_DEFLATE_RATIO = 1032  # zlib's best: a run of 258 bytes in two bits
+_JPEG_RATIO = 2048  # pixels a byte: a block of 64 takes a bit of Huffman's, with room for any subsampling
 _PNG_DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}
 # What Pillow raises for bytes that are no image: its decoders have no error class of their own.
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
@@ -219,6 +223,8 @@ def _parse_jpeg_frame(octets: memoryview, marker: int, start: int, length: int) 
         raise ValueError(f"jpeg of a kind that is not decoded (marker FF {marker:02X}, {precision} bits a channel)")
     if components not in (1, 3, 4):
         raise ValueError(f"jpeg of {components} channels is not decoded")
+    if marker not in _JPEG_ARITHMETIC:
+        _check_room("jpeg", height, width, _JPEG_RATIO * len(octets))
     return height, width
 
 
@@ -233,9 +239,16 @@ def _parse_png(octets: memoryview) -> tuple[int, int]:
         raise ValueError("png header is damaged: its IHDR chunk is wrong or fails its checksum")
     if depth not in _PNG_DEPTHS.get(colour, ()):
         raise ValueError(f"png header is damaged: colour type {colour} with {depth} bits")
+    _check_room("png", height, width, _DEFLATE_RATIO * len(octets) * 8 // (depth * _PNG_CHANNELS[colour]))
     if bytes(octets[-12:]) != _PNG_END and _PNG_END not in octets[33:].tobytes():
         raise ValueError("png is cut short: it has no IEND chunk")
     return height, width
+
+
+def _check_room(format: Format, height: int, width: int, most: int) -> None:
+    """Refuse a size that the image has no bytes for: decoders allocate by it. One that is refused anyway is not judged here."""
+    if most < height * width <= MAX_PIXELS:
+        raise ValueError(f"{format} is cut short: its header gives {height} × {width} pixels, which it cannot hold")
 
 
 def _parse_webp(octets: memoryview) -> tuple[int, int]:
