@@ -25,6 +25,8 @@ DEADLY: frozenset[Mode] = frozenset({"before", "middle", "after"})
 LATE: frozenset[Mode] = frozenset({"late", "later", "latest"})
 VISIBLE = frozenset({"write", "write_if_absent", "upload.finish", "delete"})
 """Operations after which others see something new."""
+PIECES = frozenset({"write", "upload.write", "upload.finish"})
+"""Operations whose refusal nothing but the writer of a fragment meets, which ends as if it had died before."""
 DIVISIBLE = frozenset({"upload.write", "delete"})
 
 
@@ -33,7 +35,9 @@ def modes_of(name: str, key: str) -> list[Mode]:
 
     Half a read is no read, and half a put is never seen; after a piece of an upload things are as they are before the next.
     """
-    modes: list[Mode] = ["before", "refused"]
+    modes: list[Mode] = ["before"]
+    if name not in PIECES:
+        modes += ["refused"]
     if name in VISIBLE:
         modes += ["after", "lost"]
     if name in DIVISIBLE and (name != "delete" or " " in key):

@@ -9,11 +9,13 @@ import numpy as np
 
 import chunkstore as cs
 from chunkstore.errors import DatasetNotFound
+from chunkstore.format.pages import page_key
 from chunkstore.format.versions import OBJECTS_NAME
 from chunkstore.store.interface import Store
 from chunkstore.store.memory import MemoryStore
 from chunkstore.store.part import read_objects
 
+PAGES = "_chunkstore/pages"
 SCHEMA = {"x": cs.Array("int64"), "name": cs.Bytes()}
 Rows = tuple[tuple[Any, ...], ...]
 
@@ -33,6 +35,11 @@ class State:
     @property
     def latest(self) -> int:
         return max(self.versions, default=0)
+
+    def same_contents(self, other: "State") -> bool:
+        """Whether the same is to be read, however many versions it takes to say so."""
+        ends = [state.versions.get(state.latest) for state in (self, other)]
+        return ends[0] == ends[1] and set(self.versions.values()) == set(other.versions.values())
 
 
 NOTHING = State({}, {})
@@ -100,15 +107,17 @@ def _plain(value: Any) -> Any:
 
 
 def leftovers(store: Store) -> list[str]:
-    """Keys below the fragments that no version leads to."""
+    """Keys of fragments and pages that no version leads to."""
     url: Any = store
     wanted = {"fragments/zarr.json"}
     for line in cs.versions(url):
-        for fragment in cs.open(url, version=line.number).version_document.fragments:
+        document = cs.open(url, version=line.number).version_document
+        wanted.update(map(page_key, document.page_ids))
+        for fragment in document.fragments:
             wanted.add(f"fragments/{fragment.id}/zarr.json")
             for part in fragment.parts:
                 wanted.update(f"{part.path}/{name}" for name in [OBJECTS_NAME, *read_objects(store, part)])
-    return sorted({listed[0] for listed in store.list("fragments")} - wanted)
+    return sorted({listed[0] for below in ("fragments", PAGES) for listed in store.list(below)} - wanted)
 
 
 def memory_store() -> MemoryStore:

@@ -39,33 +39,29 @@ def begin_wasteful(store: Any) -> None:
 
 
 def add_fields(store: Any) -> None:
-    with cs.add_fields(store, {"y": cs.Array("int32"), "text": cs.Text()}, num_threads=1) as writer:
-        count = len(cs.open(store))
-        writer.write_batch({"y": np.arange(count, dtype="i4"), "text": [f"{i}" for i in range(count)]})
+    with cs.add_fields(store, {"y": cs.Array("int32")}, num_threads=1) as writer:
+        writer.write_batch({"y": np.arange(len(cs.open(store)), dtype="i4")})
 
 
-def write_fragments(store: Any) -> list[str]:
-    """What two writers leave, as it would travel to who commits."""
-    results = []
-    for values in (range(30, 33), range(40, 41)):
-        with cs.fragment(store, SCHEMA, num_threads=1) as writer:
-            writer.write_batch(columns(values))
-        results.append(writer.result.to_json())
-    return results
+def write_fragment(store: Any, values: range = range(30, 33)) -> str:
+    """What a writer leaves, as it would travel to who commits."""
+    with cs.fragment(store, SCHEMA, num_threads=1) as writer:
+        writer.write_batch(columns(values))
+    return writer.result.to_json()
 
 
-def commit_fragments(store: Any, results: list[str]) -> None:
+def commit_fragments(store: Any, *results: str) -> None:
     cs.commit(store, [cs.FragmentResult.from_json(result) for result in results])
 
 
 def begin_written(store: Any) -> None:
     """Two writers are done, and nothing is committed yet; what they left lies beside the dataset."""
     begin_two(store)
-    store.write("results", json.dumps(write_fragments(store)).encode())
+    store.write("results", json.dumps([write_fragment(store), write_fragment(store, range(40, 41))]).encode())
 
 
 def commit_written(store: Any) -> None:
-    commit_fragments(store, json.loads(store.read("results")))
+    commit_fragments(store, *json.loads(store.read("results")))
 
 
 def collect(store: Any) -> None:
@@ -84,10 +80,9 @@ SCENARIOS = [
     Scenario("gc", begin_wasteful, collect, repeats=True),
     Scenario("add fields", begin_two, add_fields, refused=SchemaError),
     Scenario("commit", begin_written, commit_written, repeats=True),
-    Scenario("fragments", begin_two, lambda store: commit_fragments(store, write_fragments(store))),
+    Scenario("fragment", begin_two, lambda store: commit_fragments(store, write_fragment(store))),
     Scenario("compact", begin_two, cs.compact, repeats=True),
-    Scenario("append in pages", begin_two, lambda store: append(store, range(20, 23)), paged=True),
-    Scenario("compact in pages", begin_two, cs.compact, repeats=True, paged=True),
+    Scenario("commit in pages", begin_written, commit_written, repeats=True, paged=True),
     Scenario("gc in pages", begin_wasteful, collect, repeats=True, paged=True),
 ]
 
@@ -105,12 +100,16 @@ def finish(scenario: Scenario, old: State, new: State, store: Store, error: Base
     elif scenario.refused is not None:
         with pytest.raises(scenario.refused):
             scenario.run(store)
-    assert look(store) == new, f"{told}: doing it again does not lead there"
-    assert cs.verify(store).ok, told  # type: ignore[arg-type]
+    found = look(store)
+    # gc that died may have more to give up the second time: what its own commit left
+    there = found == new or (scenario.run is collect and found.same_contents(new) and found.tags == new.tags)
+    assert there, f"{told}: doing it again does not lead there"
     if isinstance(error, Crashed):
+        assert cs.verify(store, num_threads=1).ok, told  # type: ignore[arg-type]
         cs.gc(store, orphan_age_s=0)  # type: ignore[arg-type]
         assert not leftovers(store), told
-        assert look(store).versions.items() >= new.versions.items()
+        assert cs.gc(store, orphan_age_s=0).committed is None, told  # type: ignore[arg-type]
+        assert look(store).same_contents(new)
 
 
 def operations(scenario: Scenario, before: Store, into: Store) -> tuple[list[tuple[str, str]], State, State]:
@@ -160,10 +159,11 @@ def test_whatever_happens_at_any_operation_leaves_the_old_or_the_new(scenario: S
 
 
 def test_a_process_that_dies_leaves_the_old_or_the_new_on_a_disk_too(scenario: Scenario, tmp_path: Path) -> None:
+    """At a few operations: that the others are the same here, SIGKILLs show."""
     before = memory_store()
     scenario.begin(before)
     names, old, new = operations(scenario, before, memory_store())
-    for number, at in enumerate(range(0, len(names), max(1, len(names) // 8))):
+    for number, at in enumerate(range(0, len(names), max(1, len(names) // 3))):
         mode: Mode = ("before", "after", "middle")[number % 3]
         store = copy_of(before, LocalStore(tmp_path / str(at)))
         _, error = run_once(scenario, store, at, mode)
