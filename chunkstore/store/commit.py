@@ -60,6 +60,7 @@ __all__ = [
 ]
 
 MAX_ATTEMPTS = 1000
+MAX_MESSAGE = 1 << 16
 MIN_WAIT_S = 0.002
 MAX_WAIT_S = 5.0
 MAX_DOUBLINGS = 4
@@ -83,8 +84,9 @@ def create_root(store: Store) -> str:
     """
     root = group_to_json({"chunkstore": {"format": FORMAT, "uuid": new_id()}})
     store.write_if_absent("zarr.json", zarr_json(root))
+    dataset = read_uuid(store)  # before anything is written into what may be somebody else's Zarr
     store.write_if_absent("fragments/zarr.json", zarr_json(group_to_json({})))
-    return read_uuid(store)
+    return dataset
 
 
 def read_uuid(store: Store) -> str:
@@ -98,6 +100,8 @@ def read_uuid(store: Store) -> str:
         node = parse_json(store.read("zarr.json", limit_nbytes=1 << 20), where)
     except FileNotFoundError:
         raise DatasetNotFound(f"no chunkstore dataset at {store.url}") from None
+    except ValueError as error:
+        raise InvalidDataset(f"{where}: larger than any root group: {error}") from error
     if "attributes" not in node or "chunkstore" not in node.member("attributes"):
         raise InvalidDataset(f"{where}: a Zarr node that is no chunkstore dataset; choose another URL")
     return node.member("attributes").member("chunkstore").member("uuid").string("[0-9a-f]{32}")
@@ -111,6 +115,8 @@ def check_message(message: str) -> str:
     """
     if not isinstance(message, str):
         raise ValueError(f"message={message!r}: a string is needed, to be kept in the version")
+    if len(message) > MAX_MESSAGE:
+        raise ValueError(f"a message of {len(message)} characters; at most {MAX_MESSAGE} are kept in a version")
     try:
         message.encode()
     except UnicodeEncodeError as error:
