@@ -26,7 +26,7 @@ from chunkstore.format.pages import (
 )
 from chunkstore.format.versions import Version
 
-INLINE_NBYTES = 32 << 10
+INLINE_NBYTES = 16 << 10
 """Bytes of fragments in a document above which they go to pages."""
 INLINE_CONDEMNED_NBYTES = 8 << 10
 """The same of what is condemned."""

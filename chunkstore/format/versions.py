@@ -353,6 +353,12 @@ def _check_consistency(version: Version, node: Node) -> None:
             if not names <= set(held) or len(set(held)) != len(held):
                 node.fail(f"fragment {fragment.id} holds the fields {', '.join(held)}, not each of the schema's once")
             sound.add(sets)
-    spans = sorted((fragment.first, fragment.first + fragment.samples) for fragment in version.fragments)
-    if any(a[1] > b[0] for a, b in pairwise(spans)) or (spans and spans[-1][1] > version.next_sample_id):
+    end, ascending = 0, True
+    for fragment in version.fragments:
+        ascending &= fragment.first >= end
+        end = fragment.first + fragment.samples
+    if not ascending:  # compacted, or gone back to: nothing is wrong with that
+        spans = sorted((fragment.first, fragment.first + fragment.samples) for fragment in version.fragments)
+        end = MAX_SAMPLES + 1 if any(a[1] > b[0] for a, b in pairwise(spans)) else spans[-1][1]
+    if end > version.next_sample_id:
         node.fail("sample ids are used twice")
