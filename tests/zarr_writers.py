@@ -87,6 +87,21 @@ def by_zarr_3_big_endian(folder: Path, arrays: Arrays) -> None:
         )
 
 
+def by_zarr_3_unusual(folder: Path, arrays: Arrays) -> None:
+    """In codecs that are zarr-python's to decode: two compressors, and in shards whose index is at their beginning."""
+    group = zarr.open_group(folder, mode="w", zarr_format=3)
+    for i, (name, values) in enumerate(arrays.items()):
+        chunks = _odd(values)
+        shards = {"shape": tuple(2 * c for c in chunks), "index_location": "start"}
+        group.create_array(
+            name,
+            data=values,
+            chunks=chunks,
+            shards=shards if i % 2 else None,
+            compressors=[zarr.codecs.GzipCodec(level=1), zarr.codecs.BloscCodec(typesize=1)][: 1 if i % 4 == 1 else 2],
+        )
+
+
 def by_zarr_2(folder: Path, arrays: Arrays) -> None:
     group = zarr.open_group(folder, mode="w", zarr_format=2)
     for i, (name, values) in enumerate(arrays.items()):

@@ -141,16 +141,22 @@ class PlainZarrArray:
         self, body: _Body, task: _Task, pieces: Pieces, out: npt.NDArray[Any], *, verify: bool
     ) -> None:
         """Decode straight into `out` where one piece wants all of a chunk and its rows lie together; else by way of a copy."""
-        chunk_shape = self.metadata.chunk_shape
+        chunk_shape, layout = self.metadata.chunk_shape, self.metadata.layout
+        as_it_is = layout is None and not self.metadata.is_big_endian
         start, stop, at = (int(a[task.run.start]) for a in (pieces.start, pieces.stop, pieces.destination))
-        if task.run.stop - task.run.start == 1 and stop - start == chunk_shape[0]:
+        if as_it_is and task.run.stop - task.run.start == 1 and stop - start == chunk_shape[0]:
             target = out[(slice(at, at + stop - start), *(cut.target for cut in task.cuts))]
             whole = all(cut.source == slice(0, n, 1) for cut, n in zip(task.cuts, chunk_shape[1:], strict=True))
             if whole and target.flags.c_contiguous:
                 self._decode(body, task, target, verify=verify)
                 return
-        chunk = np.empty(chunk_shape, self.metadata.numpy_dtype)
+        stored_shape = chunk_shape if layout is None else tuple(chunk_shape[axis] for axis in layout)
+        chunk = np.empty(stored_shape, self.metadata.numpy_dtype)
         self._decode(body, task, chunk, verify=verify)
+        if self.metadata.is_big_endian:
+            chunk.byteswap(inplace=True)
+        if layout is not None:
+            chunk = chunk.transpose(np.argsort(layout))
         _place(chunk, task, pieces, out)
         self._cache.keep((self.metadata.path, task.coordinates), chunk)
 

@@ -52,6 +52,8 @@ class PlainArray:
         fill_value: 0-d, in the stored dtype: what absent chunks hold.
         dims: Names of the dimensions where the array has any.
         codecs: The chain of a chunk where this package decodes it; None where zarr-python does.
+        layout: The order in which a stored chunk has the dimensions, where that is another (Fortran's); of `codecs` only.
+        is_big_endian: Whether stored values are; of `codecs` only.
         is_sharded: Whether objects are shards with an index at their end.
         chunk_key: Of the first chunk, up to its first coordinate ("c/"), and what separates coordinates.
         document: The array's metadata as zarr-python takes it.
@@ -65,6 +67,8 @@ class PlainArray:
     fill_value: npt.NDArray[Any]
     dims: tuple[str | None, ...] | None
     codecs: ChunkCodecs | None
+    layout: tuple[int, ...] | None
+    is_big_endian: bool
     is_sharded: bool
     chunk_key: tuple[str, str]
     document: Mapping[str, Any]
@@ -138,8 +142,8 @@ def array_v3(node: Node, path: str) -> PlainArray:
     codecs = node.member("codecs")
     _check_v3_codecs(codecs)
     dims = _dims(node.member("dimension_names"), len(shape)) if "dimension_names" in node else None
-    found = _sharding(codecs) or (object_shape, codecs, False)
-    chunk_shape, inner, is_sharded = found
+    chunk_shape, inner, is_sharded = _sharding(codecs) or (object_shape, codecs, False)
+    own, layout, is_big_endian = (None, None, False) if inner is None else _own_codecs(inner, data_type, len(shape))
     return _checked(
         node,
         PlainArray(
@@ -150,7 +154,9 @@ def array_v3(node: Node, path: str) -> PlainArray:
             object_shape=object_shape,
             fill_value=_fill_value(node.member("fill_value"), data_type),
             dims=dims,
-            codecs=None if inner is None else _own_codecs(inner, data_type),
+            codecs=own,
+            layout=layout,
+            is_big_endian=is_big_endian,
             is_sharded=is_sharded,
             chunk_key=_v3_chunk_key(node.member("chunk_key_encoding")),
             document=node.value,
@@ -175,7 +181,6 @@ def array_v2(node: Node, attributes: Node | None, path: str) -> PlainArray:
     for codec in [*used, *([] if compressor.value is None else [compressor])]:
         if codec.member("id").value not in _NUMCODECS:
             raise UnsupportedFormat(f"codec {_name_of(codec.member('id').value)}")
-    is_own = order == "C" and not used and not (isinstance(text, str) and text.startswith(">"))
     separator = "."
     if "dimension_separator" in node:
         separator = node.member("dimension_separator").choice(".", "/")
@@ -192,7 +197,9 @@ def array_v2(node: Node, attributes: Node | None, path: str) -> PlainArray:
             object_shape=chunk_shape,
             fill_value=_fill_value(node.member("fill_value"), dtype, may_be_absent=True),
             dims=dims,
-            codecs=_v2_codecs(compressor) if is_own else None,
+            codecs=None if used else _v2_codecs(compressor),
+            layout=tuple(reversed(range(len(shape)))) if order == "F" else None,
+            is_big_endian=text.startswith(">"),
             is_sharded=False,
             chunk_key=("", separator),
             document={**node.value, **extra},
@@ -252,13 +259,23 @@ def _sharding(codecs: Node) -> tuple[tuple[int, ...], Node | None, bool] | None:
     return chunk_shape, configuration.member("codecs") if usual else None, usual
 
 
-def _own_codecs(node: Node, dtype: str) -> ChunkCodecs | None:
-    """The chain, where it is one that this package decodes."""
+def _own_codecs(node: Node, dtype: str, rank: int) -> tuple[ChunkCodecs | None, tuple[int, ...] | None, bool]:
+    """The chain, where it is one that this package decodes, the layout of chunks, and whether they are big-endian."""
+    unknown = (None, None, False)
+    items, layout = [item.value for item in node.items()], None
+    if items and isinstance(items[0], dict) and items[0].get("name") == "transpose":
+        layout = Node(items.pop(0), node.where).member("configuration").member("order").value
+        if not isinstance(layout, list) or sorted(n for n in layout if type(n) is int) != list(range(rank)):
+            return unknown
+        layout = tuple(layout)
+    is_single, is_big_endian = dtype in ("bool", "int8", "uint8"), False
+    if items and isinstance(items[0], dict) and items[0].get("configuration") == {"endian": "big"}:
+        items[0], is_big_endian = {**items[0], "configuration": {"endian": "little"}}, not is_single
     try:
-        codecs = codecs_from_json(node)
+        codecs = codecs_from_json(Node(items, node.where))
     except (InvalidDataset, UnsupportedFormat):
-        return None
-    return codecs if dtype in ("bool", "int8", "uint8") or _says_little(node) else None
+        return unknown
+    return (codecs, layout, is_big_endian) if is_single or _says_little(Node(items, node.where)) else unknown
 
 
 def _says_little(node: Node) -> bool:

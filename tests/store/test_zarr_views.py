@@ -146,7 +146,7 @@ def keys() -> st.SearchStrategy[tuple[Any, ...]]:
     return some_list | shorter | dotted
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=keys())
 def test_tuples_index_as_numpy_indexes(key: tuple[Any, ...], ds: cs.Dataset) -> None:
     expected = VOLUME[key]
