@@ -247,7 +247,7 @@ def test_damage_is_told_and_nothing_committed(local: Any) -> None:
     assert cs.open(local.url).version == 3
 
 
-COMPACT_400_MIB = """
+COMPACT_450_MIB = """
     import os, sys, numpy
     import chunkstore as cs
 
@@ -255,22 +255,22 @@ COMPACT_400_MIB = """
         return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) >> 10
 
     os.fsync = lambda fd: None
-    rows = numpy.random.default_rng(0).integers(0, 255, (10, 1 << 20), "u1")
+    rows = numpy.random.default_rng(0).integers(0, 255, (30, 1 << 20), "u1")
     schema = {"x": cs.Array("uint8", (1 << 20,), codec=None), "b": cs.Bytes(), "small": cs.Array("int64")}
-    blobs = [row.tobytes() for row in rows]
-    for i in range(20):
+    blobs = [row[: 1 << 16].tobytes() for row in rows]
+    for i in range(15):
         with cs.append(sys.argv[1]) if i else cs.create(sys.argv[1], schema) as writer:
-            writer.write_batch({"x": rows, "b": blobs, "small": numpy.arange(10)})
+            writer.write_batch({"x": rows, "b": blobs, "small": numpy.arange(30)})
     del rows, blobs
     before = peak_mib()
-    assert cs.compact(sys.argv[1]) == 21
+    assert cs.compact(sys.argv[1]) == 16
     print(before, peak_mib() - before)
 """
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
     completed = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(COMPACT_400_MIB), tmp_path / "ds"],
+        [sys.executable, "-c", textwrap.dedent(COMPACT_450_MIB), tmp_path / "ds"],
         capture_output=True,
         text=True,
         timeout=120,
