@@ -12,9 +12,15 @@ from typing import Any
 import fsspec
 import pytest
 import s3fs
+from hypothesis import HealthCheck, settings
 
 from chunkstore.stages.seaweedfs import Endpoint, seaweedfs
 from chunkstore.store.location import Store, open_store
+
+# `pytest --hypothesis-profile=long`, for an hour's search.
+settings.register_profile(
+    "long", max_examples=2000, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+)
 
 # Numba's cache does not see edits to functions called from other files, so no session trusts an older one's.
 _NUMBA_CACHE = tempfile.mkdtemp(prefix="numba-")
