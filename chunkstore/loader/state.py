@@ -1,6 +1,6 @@
 """The state of a loader: one cursor, the same on every rank, that any world size and batch size can go on from.
 
-Source: docs/spec/v1.md, "Loader state".
+Source: docs/spec/order.md, "State".
 """
 
 from collections.abc import Mapping

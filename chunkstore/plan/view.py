@@ -45,20 +45,22 @@ class View:
         schema: Of the fields that are shown, in the shapes that slices leave.
         selection: Which samples, by their positions in the version; all if None.
         axes: What is wanted of each sample of the fields that were sliced.
+        edges: Positions at which the fragments begin, and the number of all; found here, and shared by the views of a version.
     """
 
     fragments: tuple[Fragment, ...]
     schema: Schema
     selection: Selection | None = None
     axes: Mapping[str, Axes] = field(default_factory=dict)
+    edges: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def __post_init__(self) -> None:
+        if not len(self.edges):
+            edges = np.cumsum([0, *(f.samples for f in self.fragments)], dtype=np.int64)
+            object.__setattr__(self, "edges", edges)
 
     def __len__(self) -> int:
-        return self.num_positions if self.selection is None else len(self.selection)
-
-    @property
-    def num_positions(self) -> int:
-        """Samples of the version."""
-        return int(self._edges()[-1])
+        return int(self.edges[-1]) if self.selection is None else len(self.selection)
 
     def select(self, names: tuple[str, ...]) -> "View":
         """See `Dataset.select`."""
@@ -127,9 +129,8 @@ class View:
         if not len(positions):
             return np.empty(0, np.uint64)
         firsts = np.array([f.first for f in self.fragments], np.int64)
-        edges = self._edges()
-        fragment = np.searchsorted(edges, positions, side="right") - 1
-        return (positions + (firsts - edges[:-1])[fragment]).astype(np.uint64)
+        fragment = np.searchsorted(self.edges, positions, side="right") - 1
+        return (positions + (firsts - self.edges[:-1])[fragment]).astype(np.uint64)
 
     def box(self, name: str) -> Box | None:
         """What is wanted of each sample of a field; None where that is all of it."""
@@ -139,7 +140,7 @@ class View:
         """What the order is planned from; see `Dataset.extents`."""
         if self.selection is None:
             return tuple(FragmentExtent(f.samples, f.block_rows, f.nbytes) for f in self.fragments)
-        seen = np.diff(self.selection.count_before(self._edges())).tolist()
+        seen = np.diff(self.selection.count_before(self.edges)).tolist()
         return tuple(
             FragmentExtent(samples, f.block_rows, f.nbytes * samples // f.samples)
             for f, samples in zip(self.fragments, seen, strict=True)
@@ -154,7 +155,3 @@ class View:
         if len(inner) == len(self):
             return self
         return replace(self, selection=inner if self.selection is None else compose(self.selection, inner))
-
-    def _edges(self) -> Ints:
-        """Positions at which fragments begin, and the number of all."""
-        return np.cumsum([0, *(f.samples for f in self.fragments)], dtype=np.int64)

@@ -252,6 +252,18 @@ def test_a_split_is_stable_when_samples_are_appended_and_when_versions_go_back(t
         assert {i for i in part.sample_ids().tolist() if i < 40} == {i for i in before[name] if i < 40}
 
 
+def test_a_split_is_stable_when_fragments_are_compacted(tmp_path: Any) -> None:
+    url = write(str(tmp_path / "ds"), (40, 1, 30, 49))
+    before = cs.open(url)
+    number = cs.compact(url)
+    after = cs.open(url, version=number)
+    assert len(after.version_document.fragments) < len(before.version_document.fragments)
+    for name, part in before.split({"a": 0.5, "b": 0.3}, seed=4).items():
+        same = after.split({"a": 0.5, "b": 0.3}, seed=4)[name]
+        assert same.sample_ids().tolist() == part.sample_ids().tolist()
+        assert same["text"][:] == part["text"][:]
+
+
 def test_ids_are_asked_for_as_samples_are(ds: cs.Dataset) -> None:
     view = ds.filter([7, 8, 90])
     assert view.sample_ids([2, 0]).tolist() == [90, 7]
