@@ -5,8 +5,9 @@ message, without a traceback. Before it: the user's shell; after it: `stages/` a
 """
 
 import os
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,7 +59,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to fail
     try:
         app()
-    except ChunkstoreError as error:
+    except (ChunkstoreError, PermissionError) as error:
         _say_error(error)
         sys.exit(1)
 
@@ -192,6 +193,74 @@ def verify(
         raise typer.Exit(1)
 
 
-def _say_error(error: ChunkstoreError) -> None:
+@app.command()
+def gc(
+    url: _Dataset,
+    *,
+    keep_versions: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Drop all versions but the last N and those with a tag; none are dropped by default.",
+            metavar="N",
+        ),
+    ] = None,
+    orphan_age: Annotated[
+        str,
+        typer.Option(
+            help="Delete what no version leads to when it is older than this: a number and s, m, h or d.", metavar="AGE"
+        ),
+    ] = "1d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be dropped and deleted.")] = False,
+) -> None:
+    """Drop old versions, and delete what only they hold and what dead writers left."""
+    from chunkstore.stages import gc as stage
+
+    age_s = _parse(orphan_age, _SECONDS, "an age, such as 12h or 1d")
+    console = Console(highlight=False)
+    stage.show_gc(console, url, keep_versions=keep_versions, orphan_age_s=age_s, dry_run=dry_run)
+
+
+@app.command()
+def compact(
+    url: _Dataset,
+    *,
+    target_size: Annotated[
+        str | None,
+        typer.Option(
+            help="What a fragment should hold: a number and kB, MB, GB or KiB, MiB, GiB; 1GiB by default.",
+            metavar="SIZE",
+            show_default=False,
+        ),
+    ] = None,
+    message: Annotated[str, typer.Option(help="Kept in the new version.")] = "",
+) -> None:
+    """Write small fragments anew as fewer and larger ones, with the same samples, and commit them."""
+    from chunkstore.stages import compact as stage
+
+    target = None if target_size is None else int(_parse(target_size, _BYTES, "a size, such as 512MB or 1GiB"))
+    if target is not None and target < 1:
+        raise typer.BadParameter(f"{target_size!r} is less than a byte")
+    stage.show_compaction(Console(highlight=False), url, target_nbytes=target, message=message)
+
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_BYTES = {
+    "": 1,
+    "b": 1,
+    **{f"{prefix}b": 1000**n for n, prefix in enumerate("kmgt", 1)},
+    **{f"{prefix}ib": 1024**n for n, prefix in enumerate("kmgt", 1)},
+}
+
+
+def _parse(text: str, units: Mapping[str, int], what: str) -> float:
+    """A number with a unit, in the smallest of the units."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", text.strip())
+    if match is None or match[2].lower() not in units:
+        raise typer.BadParameter(f"{text!r} is not {what}")
+    return float(match[1]) * units[match[2].lower()]
+
+
+def _say_error(error: ChunkstoreError | PermissionError) -> None:
     console = Console(stderr=True, highlight=False)
     console.print(f"{type(error).__name__}: {error}", markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import chunkstore as cs
+from chunkstore import cli
 from chunkstore.stages import info
 
 
@@ -43,7 +44,7 @@ def test_help_names_the_commands_and_loads_nothing_heavy():
     assert not {"torch", "numba", "zarr", "numcodecs", "obstore", "fsspec", "sklearn", "numpy"} & set(loaded)
 
 
-@pytest.mark.parametrize("arguments", [[], ["demo"], ["info"]])
+@pytest.mark.parametrize("arguments", [[], ["demo"], ["info"], ["gc"], ["compact"]])
 def test_help_says_no_type_beside_a_flag(arguments):
     done = chunkstore(*arguments, "--help")
     assert "--help" in done.stdout
@@ -75,7 +76,7 @@ def test_info_of_the_build_names_what_is_compiled_in():
 def test_info_of_a_dataset_shows_fields_sizes_and_statistics(dataset):
     done = chunkstore("info", dataset, env={"COLUMNS": "120", "PATH": "/usr/bin:/bin"})
     assert done.returncode == 0
-    for told in ("the second", "15 in 2 fragments", "Array float32 (3,)", "Text", "lengths", "29"):
+    for told in ("the second", "15 in 2 fragments", "Array float32 (3,)", "Text", "lengths", "29", "zstd-3", "decoded"):
         assert told in done.stdout, done.stdout
 
 
@@ -133,6 +134,54 @@ def test_versions_are_listed_tagged_compared_and_gone_back_to(tmp_path):
     assert told == "versions 1 and 3 have the same samples, fields and statistics\n"
 
 
+def test_versions_and_orphans_are_given_up_and_it_is_told(tmp_path):
+    folder = tmp_path / "data"
+    with cs.create(folder, {"x": cs.Array("int64")}) as writer:
+        writer.write({"x": 0})
+    for value in range(1, 5):
+        with cs.append(folder) as writer:
+            writer.write({"x": value})
+    cs.tag(folder, "v2", 2)
+    done = chunkstore("compact", folder, "--target-size", "1 MiB", "--message", "tidy")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("version 6 has the samples of version 5 in 1 fragment where there were 5")
+    assert cs.versions(folder)[-1].message == "tidy"
+    assert chunkstore("compact", folder).stdout == "nothing to compact\n"
+    orphan = folder / "fragments" / ("0" * 32) / "0" / "zarr.json"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"?")
+    told = chunkstore("gc", folder, "--keep-versions", 1, "--dry-run").stdout
+    assert re.fullmatch(r"would drop 4 versions: 1, 3–5\nwould delete 3 fragments in \d+ objects, [\d.]+ kB\n", told)
+    assert chunkstore("gc", folder, "--keep-versions", 1, "--dry-run").stdout == told
+    told = chunkstore("gc", folder, "--keep-versions", 1, "--orphan-age", "0s").stdout
+    assert re.match(r"dropped 4 versions: 1, 3–5\ndeleted 3 fragments, 1 orphan in \d+ objects, [\d.]+ kB\n", told)
+    assert told.endswith("committed version 7, which says what was given up\n")
+    assert not orphan.exists()
+    assert [line.number for line in cs.versions(folder)] == [2, 6, 7]
+    done = chunkstore("gc", folder, "--keep-versions", 1)
+    assert (done.returncode, done.stdout) == (0, "nothing to drop or to delete\n")
+    assert cs.open(folder)["x"][:].tolist() == [0, 1, 2, 3, 4]
+    done = chunkstore("info", folder, "--version", 3)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("VersionExpired: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "units", "value"),
+    [
+        ("1d", cli._SECONDS, 86400),
+        ("1.5 h", cli._SECONDS, 5400),
+        ("90", cli._SECONDS, 90),
+        ("512MB", cli._BYTES, 512_000_000),
+        ("1GiB", cli._BYTES, 1 << 30),
+        ("4 kib", cli._BYTES, 4096),
+        ("7", cli._BYTES, 7),
+    ],
+)
+def test_ages_and_sizes_are_written_as_people_write_them(text, units, value):
+    assert cli._parse(text, units, "") == value
+
+
 def test_errors_of_history_are_one_message_and_status_1(dataset, tmp_path):
     chunkstore("tag", dataset, "once", "--version", 1)
     for arguments, error in (
@@ -141,6 +190,8 @@ def test_errors_of_history_are_one_message_and_status_1(dataset, tmp_path):
         (["rollback", dataset, 9], "DatasetNotFound: "),
         (["versions", tmp_path / "nothing"], "DatasetNotFound: "),
         (["versions", dataset, "--diff", 1, 9], "DatasetNotFound: "),
+        (["gc", tmp_path / "nothing"], "DatasetNotFound: "),
+        (["compact", tmp_path / "nothing"], "DatasetNotFound: "),
     ):
         done = chunkstore(*arguments)
         assert (done.returncode, done.stdout) == (1, "")
@@ -165,6 +216,11 @@ def test_errors_of_the_package_are_one_message_and_status_1(tmp_path):
         ["nonsense"],
         ["tag", "x", "../y"],
         ["rollback", "x", "first"],
+        ["gc", "x", "--keep-versions", 0],
+        ["gc", "x", "--orphan-age", "-1d"],
+        ["gc", "x", "--orphan-age", "soon"],
+        ["compact", "x", "--target-size", "0"],
+        ["compact", "x", "--target-size", "big"],
     ],
 )
 def test_wrong_usage_is_status_2(arguments):

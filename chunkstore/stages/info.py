@@ -54,7 +54,7 @@ def show_dataset(console: Console, url: str, *, version: int | None = None) -> N
     version_facts = f"{told.version}" + (f", {told.time}" if told.time else "")
     facts.add_row("version", Text(version_facts + (f": {told.message}" if told.message else "")))
     facts.add_row("samples", f"{told.samples:,} in {_count(told.fragments, 'fragment')}")
-    facts.add_row("size", f"{_size(told.nbytes)} of values" + _stored(told.stored_nbytes, ", {} stored"))
+    facts.add_row("size", f"{told_nbytes(told.nbytes)} of values" + _stored(told.stored_nbytes, ", {} stored"))
     _print_whole(console, facts)
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("field", style="bold", no_wrap=True)
@@ -65,7 +65,7 @@ def show_dataset(console: Console, url: str, *, version: int | None = None) -> N
     for field in told.fields:
         ranges = [(kind, *_range(statistics)) for kind, statistics in field.statistics.items()]
         first, *others = ranges or [("", "", "", "")]
-        sizes = (_size(field.nbytes), _stored(field.stored_nbytes, "{}"))
+        sizes = (told_nbytes(field.nbytes), _stored(field.stored_nbytes, "{}"))
         table.add_row(field.name, _type(field.type), ", ".join(field.codecs), *sizes, *first)
         for other in others:
             table.add_row("", "", "", "", "", *other)
@@ -79,7 +79,7 @@ def _print_whole(console: Console, table: Table) -> None:
 
 
 def _stored(nbytes: int | None, told: str) -> str:
-    return "" if nbytes is None else told.format(_size(nbytes))
+    return "" if nbytes is None else told.format(told_nbytes(nbytes))
 
 
 def _type(field: Field) -> str:
@@ -116,7 +116,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _size(nbytes: int) -> str:
+def told_nbytes(nbytes: int) -> str:
     """Bytes for people."""
     if nbytes < 1000:
         return f"{nbytes} B"

@@ -6,7 +6,7 @@ leads to is ever deleted before a later version has said so, and who dies in bet
 Must never delete what the latest or a tagged version holds. Before it: the user, and `chunkstore gc`; after it:
 `gc_survey.py`, which decides, and `commit.py`.
 
-Source: docs/spec/v1.md, "Giving up".
+Source: docs/spec/v1.md, "Giving up" (11.4).
 """
 
 import math

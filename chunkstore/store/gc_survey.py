@@ -4,7 +4,7 @@ Listings and documents are read here, and nothing is written. What is given up i
 both are pure, and may be asked again as newer versions and tags are taken in. Neither must ever name what a kept version holds.
 Before it: `gc.py`, which commits and deletes; after it: `commit.py` and `tags.py`, which read.
 
-Source: docs/spec/v1.md, "Giving up".
+Source: docs/spec/v1.md, "Giving up" (11.4).
 """
 
 import re
