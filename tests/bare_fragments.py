@@ -19,7 +19,7 @@ def bare_fragment(number: int, *, samples: int = SAMPLES, first: int = 0, object
     identity = hashlib.md5(str(number).encode(), usedforsecurity=False).hexdigest()
     nbytes = objects << 27
     part = Part(f"fragments/{identity}/0", ("image", "label"), nbytes, nbytes + 4096 * objects, 60 * objects, number)
-    return Fragment(identity, first, samples, 256, (part,))
+    return Fragment(identity, first, samples, 32, (part,))
 
 
 def bare_fragments(count: int, *, begin: int = 0, **options: Any) -> tuple[Fragment, ...]:
