@@ -126,7 +126,7 @@ class ChunkReader:
 
     def __init__(self, compression: str, has_crc32c: bool, chunk_rows: int, chunk_row_nbytes: int, out_row_nbytes: int, item_nbytes: int, source_strides: Sequence[int], target_strides: Sequence[int], counts: numpy.typing.NDArray[numpy.int64], source_offsets: numpy.typing.NDArray[numpy.int64], target_offsets: numpy.typing.NDArray[numpy.int64]) -> None: ...
 
-    def read(self, out: Buffer | numpy.typing.NDArray[Any], sources: Sequence[Buffer | numpy.typing.NDArray[Any] | int], source_index: numpy.typing.NDArray[numpy.int32], starts: numpy.typing.NDArray[numpy.int64], stops: numpy.typing.NDArray[numpy.int64], tile: numpy.typing.NDArray[numpy.int32], check: Buffer | numpy.typing.NDArray[Any], first_piece: numpy.typing.NDArray[numpy.int64], piece_start: numpy.typing.NDArray[numpy.int64], piece_stop: numpy.typing.NDArray[numpy.int64], destination: numpy.typing.NDArray[numpy.int64]) -> list[tuple[int, str]]:
+    def read(self, out: Buffer | numpy.typing.NDArray[Any], sources: Sequence[Buffer | numpy.typing.NDArray[Any] | int], source_index: numpy.typing.NDArray[numpy.int32], starts: numpy.typing.NDArray[numpy.int64], stops: numpy.typing.NDArray[numpy.int64], tile: numpy.typing.NDArray[numpy.int32], check: Buffer | numpy.typing.NDArray[Any], piece_from: numpy.typing.NDArray[numpy.int64], piece_to: numpy.typing.NDArray[numpy.int64], piece_start: numpy.typing.NDArray[numpy.int64], piece_stop: numpy.typing.NDArray[numpy.int64], destination: numpy.typing.NDArray[numpy.int64]) -> list[tuple[int, str]]:
         """
         Chunk i is bytes [starts[i], stops[i]) of `sources[source_index[i]]`.
 
@@ -137,7 +137,7 @@ class ChunkReader:
             starts, stops: int64, (n,).
             tile: int32, (n,): which tile of its rows a chunk is.
             check: n bytes: whether a chunk's crc32c is compared.
-            first_piece: int64, (n + 1,): pieces [first_piece[i], first_piece[i + 1]) are of chunk i.
+            piece_from, piece_to: int64, (n,): pieces [piece_from[i], piece_to[i]) are of chunk i.
             piece_start, piece_stop: int64, (m,): rows of the chunk.
             destination: int64, (m,): the row of `out` where a piece begins.
 

@@ -259,7 +259,7 @@ chunkstore::ChunkReader make_chunk_reader(const std::string& compression, bool h
 }
 
 nb::list read_chunks(const chunkstore::ChunkReader& reader, nb::handle out, const nb::sequence& sources, nb::handle source_index,
-                     nb::handle starts, nb::handle stops, nb::handle tile, nb::handle check, nb::handle first_piece,
+                     nb::handle starts, nb::handle stops, nb::handle tile, nb::handle check, nb::handle piece_from, nb::handle piece_to,
                      nb::handle piece_start, nb::handle piece_stop, nb::handle destination) {
   const Buffer into = Buffer::writable(out, "out");
   std::vector<Buffer> buffers;
@@ -278,7 +278,8 @@ nb::list read_chunks(const chunkstore::ChunkReader& reader, nb::handle out, cons
   const Buffer stop_buffer = Buffer::with_type(stops, "stops");
   const Buffer tile_buffer = Buffer::with_type(tile, "tile");
   const Buffer check_buffer = Buffer::readable(check, "check");
-  const Buffer first_buffer = Buffer::with_type(first_piece, "first_piece");
+  const Buffer from_buffer = Buffer::with_type(piece_from, "piece_from");
+  const Buffer to_buffer = Buffer::with_type(piece_to, "piece_to");
   const Buffer piece_start_buffer = Buffer::with_type(piece_start, "piece_start");
   const Buffer piece_stop_buffer = Buffer::with_type(piece_stop, "piece_stop");
   const Buffer destination_buffer = Buffer::with_type(destination, "destination");
@@ -288,7 +289,8 @@ nb::list read_chunks(const chunkstore::ChunkReader& reader, nb::handle out, cons
       stop_buffer.integers<std::int64_t>("stops"),
       tile_buffer.integers<std::int32_t>("tile"),
       check_buffer.bytes(),
-      first_buffer.integers<std::int64_t>("first_piece"),
+      from_buffer.integers<std::int64_t>("piece_from"),
+      to_buffer.integers<std::int64_t>("piece_to"),
       piece_start_buffer.integers<std::int64_t>("piece_start"),
       piece_stop_buffer.integers<std::int64_t>("piece_stop"),
       destination_buffer.integers<std::int64_t>("destination"),
@@ -298,7 +300,7 @@ nb::list read_chunks(const chunkstore::ChunkReader& reader, nb::handle out, cons
     return reader.read(into.writable_bytes(), from, requests);
   }();
   nb::list told;
-  for (const auto& [chunk, reason] : failed) told.append(nb::make_tuple(chunk, reason));
+  for (const auto& [chunk, reason] : failed) told.append(nb::make_tuple(chunk, nb::str(reason.c_str())));
   return told;
 }
 
@@ -351,6 +353,8 @@ nb::dict build_info() {
 #define INT64 "numpy.typing.NDArray[numpy.int64]"
 
 NB_MODULE(_native, m) {
+  // Threads that an interrupt left reading hold their reader when the interpreter ends; that is no leak to be told of.
+  nb::set_leak_warnings(false);
   m.doc() =
       "Codecs, checksums and row copies in C++: what touches every byte, and the interpreter never.\n\n"
       "Every function releases the GIL while it works. Wrong input is a ValueError with the reason; nothing is read or\n"
@@ -428,7 +432,7 @@ NB_MODULE(_native, m) {
       "    source_offsets, target_offsets: int64, (tiles,): where they begin in a row, in bytes.\n\n"
       "Raises:\n    ValueError: a tile that leaves a row.")
       .def("__init__",
-           [](chunkstore::ChunkReader* self, const std::string& compression, bool has_crc32c, std::int64_t chunk_rows,
+           [](chunkstore::ChunkReader* self, const char* compression, bool has_crc32c, std::int64_t chunk_rows,
               std::int64_t chunk_row_nbytes, std::int64_t out_row_nbytes, std::int64_t item_nbytes, const nb::sequence& source_strides,
               const nb::sequence& target_strides, nb::handle counts, nb::handle source_offsets, nb::handle target_offsets) {
              std::vector<std::int64_t> source, target;
@@ -444,10 +448,10 @@ NB_MODULE(_native, m) {
                    "out_row_nbytes: int, item_nbytes: int, source_strides: collections.abc.Sequence[int], "
                    "target_strides: collections.abc.Sequence[int], counts: " INT64 ", source_offsets: " INT64 ", "
                    "target_offsets: " INT64 ") -> None"))
-      .def("read", &read_chunks, "out"_a, "sources"_a, "source_index"_a, "starts"_a, "stops"_a, "tile"_a, "check"_a, "first_piece"_a,
+      .def("read", &read_chunks, "out"_a, "sources"_a, "source_index"_a, "starts"_a, "stops"_a, "tile"_a, "check"_a, "piece_from"_a, "piece_to"_a,
            "piece_start"_a, "piece_stop"_a, "destination"_a,
            nb::sig("def read(self, out: " BUFFER ", sources: collections.abc.Sequence[" BUFFER " | int], source_index: " INT32 ", "
-                   "starts: " INT64 ", stops: " INT64 ", tile: " INT32 ", check: " BUFFER ", first_piece: " INT64 ", "
+                   "starts: " INT64 ", stops: " INT64 ", tile: " INT32 ", check: " BUFFER ", piece_from: " INT64 ", piece_to: " INT64 ", "
                    "piece_start: " INT64 ", piece_stop: " INT64 ", destination: " INT64 ") -> list[tuple[int, str]]"),
            "Chunk i is bytes [starts[i], stops[i]) of `sources[source_index[i]]`.\n\n"
            "Args:\n"
@@ -457,7 +461,7 @@ NB_MODULE(_native, m) {
            "    starts, stops: int64, (n,).\n"
            "    tile: int32, (n,): which tile of its rows a chunk is.\n"
            "    check: n bytes: whether a chunk's crc32c is compared.\n"
-           "    first_piece: int64, (n + 1,): pieces [first_piece[i], first_piece[i + 1]) are of chunk i.\n"
+           "    piece_from, piece_to: int64, (n,): pieces [piece_from[i], piece_to[i]) are of chunk i.\n"
            "    piece_start, piece_stop: int64, (m,): rows of the chunk.\n"
            "    destination: int64, (m,): the row of `out` where a piece begins.\n\n"
            "Returns:\n"

@@ -138,7 +138,7 @@ void ChunkReader::check(std::span<std::uint8_t> out, const std::vector<ChunkSour
   const std::size_t chunks = requests.source_index.size();
   const std::size_t pieces = requests.piece_start.size();
   if (requests.starts.size() != chunks || requests.stops.size() != chunks || requests.tile.size() != chunks ||
-      requests.check.size() != chunks || requests.first_piece.size() != chunks + 1) {
+      requests.check.size() != chunks || requests.piece_from.size() != chunks || requests.piece_to.size() != chunks) {
     refuse("arrays of chunks of different lengths");
   }
   if (requests.piece_stop.size() != pieces || requests.destination.size() != pieces) {
@@ -156,8 +156,8 @@ void ChunkReader::check(std::span<std::uint8_t> out, const std::vector<ChunkSour
       refuse(chunk + ": no such source");
     }
     if (requests.tile[i] < 0 || static_cast<std::size_t>(requests.tile[i]) >= copies_.size()) refuse(chunk + ": no such tile");
-    if (requests.first_piece[i] < 0 || requests.first_piece[i + 1] < requests.first_piece[i] ||
-        static_cast<std::uint64_t>(requests.first_piece[i + 1]) > pieces) {
+    if (requests.piece_from[i] < 0 || requests.piece_to[i] < requests.piece_from[i] ||
+        static_cast<std::uint64_t>(requests.piece_to[i]) > pieces) {
       refuse(chunk + ": no such pieces");
     }
     if (requests.starts[i] < 0 || requests.stops[i] < requests.starts[i]) refuse(chunk + ": no range of bytes");
@@ -197,8 +197,8 @@ void ChunkReader::read_chunk(std::span<std::uint8_t> out, const ChunkSource& sou
   }
   if (stored_nbytes < crc_nbytes) refuse(text(static_cast<std::int64_t>(stored_nbytes)) + " bytes are too few for a crc32c");
   const Copy& copy = copies_[static_cast<std::size_t>(requests.tile[chunk])];
-  const auto first = static_cast<std::size_t>(requests.first_piece[chunk]);
-  const auto last = static_cast<std::size_t>(requests.first_piece[chunk + 1]);
+  const auto first = static_cast<std::size_t>(requests.piece_from[chunk]);
+  const auto last = static_cast<std::size_t>(requests.piece_to[chunk]);
   std::span<const std::uint8_t> stored;
   if (const int* file = std::get_if<int>(&source)) {
     if (!compressed && !checks && copy.whole_rows) {
@@ -258,8 +258,8 @@ void ChunkReader::check_crc32c(std::span<const std::uint8_t> body, std::span<con
 void ChunkReader::copy_pieces(const std::uint8_t* decoded, std::span<std::uint8_t> out, const ChunkRequests& requests,
                               std::size_t chunk) const {
   const Copy& copy = copies_[static_cast<std::size_t>(requests.tile[chunk])];
-  const auto last = static_cast<std::size_t>(requests.first_piece[chunk + 1]);
-  for (auto piece = static_cast<std::size_t>(requests.first_piece[chunk]); piece < last; ++piece) {
+  const auto last = static_cast<std::size_t>(requests.piece_to[chunk]);
+  for (auto piece = static_cast<std::size_t>(requests.piece_from[chunk]); piece < last; ++piece) {
     copy_rows(decoded + requests.piece_start[piece] * layout_.chunk_row_nbytes,
               out.data() + requests.destination[piece] * layout_.out_row_nbytes,
               requests.piece_stop[piece] - requests.piece_start[piece], copy);

@@ -40,15 +40,16 @@ struct ChunkLayout {
 // Bytes in memory, or the descriptor of a file.
 using ChunkSource = std::variant<std::span<const std::uint8_t>, int>;
 
-// Chunk i is bytes [starts[i], stops[i]) of sources[source_index[i]] and is tile[i] of its rows; pieces
-// [first_piece[i], first_piece[i + 1]) say which of its rows go where. Its crc32c is compared where check[i] is not 0.
+// Chunk i is bytes [starts[i], stops[i]) of sources[source_index[i]] and is tile[i] of its rows; pieces [piece_from[i], piece_to[i])
+// say which of its rows go where. Its crc32c is compared where check[i] is not 0.
 struct ChunkRequests {
   std::span<const std::int32_t> source_index;
   std::span<const std::int64_t> starts;
   std::span<const std::int64_t> stops;
   std::span<const std::int32_t> tile;
   std::span<const std::uint8_t> check;
-  std::span<const std::int64_t> first_piece;  // one more than chunks
+  std::span<const std::int64_t> piece_from;
+  std::span<const std::int64_t> piece_to;
   std::span<const std::int64_t> piece_start;
   std::span<const std::int64_t> piece_stop;
   std::span<const std::int64_t> destination;  // in rows of the output

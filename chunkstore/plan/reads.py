@@ -31,11 +31,16 @@ class Pieces:
     stop: Ints
     destination: Ints
 
+    def first_of_chunks(self) -> Ints:
+        """The first piece of each chunk that has any, in the order of chunks."""
+        if len(self.chunk) == 0:
+            return np.empty(0, np.int64)
+        return np.concatenate([[0], np.flatnonzero(np.diff(self.chunk)) + 1]).astype(np.int64)
+
     def by_chunk(self) -> list[slice]:
         """The pieces of each chunk that has any, in the order of chunks."""
-        edges = np.flatnonzero(np.diff(self.chunk)) + 1
-        bounds = [0, *edges.tolist(), len(self.chunk)]
-        return [slice(a, b) for a, b in pairwise(bounds) if a < b]
+        bounds = [*self.first_of_chunks().tolist(), len(self.chunk)]
+        return [slice(a, b) for a, b in pairwise(bounds)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,12 @@ def split_intervals(intervals: Intervals, chunk_rows: int) -> Pieces:
     order = np.argsort(chunk, kind="stable")
     base = chunk * chunk_rows
     return Pieces(chunk[order], (start - base)[order], (stop - base)[order], destination[order])
+
+
+def whole_chunks(count: int, chunk_rows: int) -> Pieces:
+    """All rows of each of `count` chunks, one after another."""
+    chunk = np.arange(count, dtype=np.int64)
+    return Pieces(chunk, np.zeros(count, np.int64), np.full(count, chunk_rows, np.int64), chunk * chunk_rows)
 
 
 def coalesce(ranges: Ints, *, max_gap_nbytes: int, max_nbytes: int) -> list[RangeGroup]:

@@ -19,7 +19,7 @@ class ChunkCache:
     """
 
     def __init__(self, max_nbytes: int) -> None:
-        self._max_nbytes = max_nbytes
+        self.max_nbytes = max_nbytes
         self._nbytes = 0
         self._chunks: OrderedDict[Hashable, npt.NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
@@ -34,12 +34,12 @@ class ChunkCache:
 
     def keep(self, key: Hashable, chunk: npt.NDArray[Any]) -> None:
         """Keep a chunk, and let the longest unused go to make room."""
-        if chunk.nbytes > self._max_nbytes:
+        if chunk.nbytes > self.max_nbytes:
             return
         with self._lock:
             if key in self._chunks:
                 return
             self._chunks[key] = chunk
             self._nbytes += chunk.nbytes
-            while self._nbytes > self._max_nbytes:
+            while self._nbytes > self.max_nbytes:
                 self._nbytes -= self._chunks.popitem(last=False)[1].nbytes

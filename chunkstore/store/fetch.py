@@ -1,17 +1,22 @@
 """Fetching byte ranges of stored objects, many at once.
 
-Takes planned requests and gives the bytes, each exactly as long as asked for. Remote requests run side by side in threads of
-the process, which are made anew after a fork. Plans nothing, decodes nothing.
+Takes planned requests and gives the bytes, each exactly as long as asked for, or hands them on as they come. Remote requests
+run side by side in threads of the process, which are made anew after a fork. Plans nothing, decodes nothing.
 """
 
+import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from chunkstore.errors import MissingObject
 from chunkstore.store.interface import Store
+from chunkstore.store.local import LocalStore
 from chunkstore.store.threads import JobThreads
+
+_Result = TypeVar("_Result")
 
 NUM_CONNECTIONS = 32
 """Requests in flight in a process. At 30 ms and 30 MB/s a request, 32 requests of 4 MiB bring about 800 MB/s."""
@@ -33,10 +38,25 @@ def fetch_ranges(store: Store, requests: Sequence[Request]) -> list[memoryview]:
         MissingObject: an object is not in the store.
         StoreError: the store failed, after retries, or gave bytes of another length.
     """
+    return fetch_each(store, requests, lambda _, body: body)
+
+
+def fetch_each(store: Store, requests: Sequence[Request], use: Callable[[int, memoryview], _Result]) -> list[_Result]:
+    """What `use` makes of the number of each request and its bytes, in order of requests; in the thread that fetched them.
+
+    So one body is worked on while others are on their way, and none is held longer than that takes.
+
+    Raises:
+        MissingObject: an object is not in the store.
+        StoreError: the store failed, after retries, or gave bytes of another length.
+    """
     if store.is_local or len(requests) == 1:
-        return [_fetch(store, request) for request in requests]
+        return [use(i, _fetch(store, request)) for i, request in enumerate(requests)]
     threads = _threads()
-    futures = [threads.submit(_fetch, store, request) for request in requests]
+    futures = [
+        threads.submit(lambda i=i, r=request: use(i, _fetch(store, r)))  # type: ignore[misc]
+        for i, request in enumerate(requests)
+    ]
     try:
         return [future.result() for future in futures]
     finally:
@@ -44,12 +64,34 @@ def fetch_ranges(store: Store, requests: Sequence[Request]) -> list[memoryview]:
             future.cancel()  # after a failure or an interrupt nobody wants the rest
 
 
+@contextlib.contextmanager
+def open_files(store: LocalStore, keys: Sequence[str]) -> Iterator[list[int]]:
+    """Descriptors of the files of some objects, until the end of the block.
+
+    Raises:
+        MissingObject: an object is not in the store.
+        InvalidDataset: it is no file of the store's folder.
+    """
+    with contextlib.ExitStack() as stack:
+        files = []
+        for key in keys:
+            with _missing_told(store, key):
+                files.append(stack.enter_context(store.opened(key)))
+        yield files
+
+
 def _fetch(store: Store, request: Request) -> memoryview:
-    try:
+    with _missing_told(store, request.key):
         return store.read_ranges(request.key, [(request.start, request.stop)])[0]
+
+
+@contextlib.contextmanager
+def _missing_told(store: Store, key: str) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise MissingObject(
-            f"{store.url}/{request.key} is named by the dataset's metadata but absent from the store; restore the object"
+            f"{store.url}/{key} is named by the dataset's metadata but absent from the store; restore the object"
         ) from error
 
 

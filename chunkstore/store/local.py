@@ -59,7 +59,7 @@ class LocalStore:
 
     def read(self, key: str, *, limit_nbytes: int | None = None) -> bytes:
         """Read a whole object; see `Store.read`."""
-        with self._opened(key) as fd:
+        with self.opened(key) as fd:
             nbytes = os.fstat(fd).st_size
             if limit_nbytes is not None and nbytes > limit_nbytes:
                 raise ValueError(f"{self._root}/{key} has {nbytes} bytes, more than the {limit_nbytes} expected")
@@ -68,13 +68,34 @@ class LocalStore:
     def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Read byte ranges [start, stop); see `Store.read_ranges`."""
         check_ranges(ranges)
-        with self._opened(key) as fd:
+        with self.opened(key) as fd:
             nbytes = os.fstat(fd).st_size
             for start, stop in ranges:
                 # before anything of that size is allocated
                 if stop > nbytes:
                     raise StoreError(f"{self._root}/{key} has {nbytes} bytes, and [{start}, {stop}) was asked for")
             return [memoryview(self._pread(fd, key, start, stop)) for start, stop in ranges]
+
+    @contextlib.contextmanager
+    def opened(self, key: str) -> Iterator[int]:
+        """Open an object, and give its file descriptor until the end of the block.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            InvalidDataset: a symbolic link leads out of the folder, or it is no regular file.
+        """
+        path = self._join(check_key(key))
+        fd = self._doing("read", key, lambda: os.open(path, _READ_FLAGS))
+        try:
+            self._check_inside(key, _real_path(fd, path))
+            mode = os.fstat(fd).st_mode
+            if stat.S_ISDIR(mode):
+                raise FileNotFoundError(f"no object {key} in {self._root} (it is a folder)")
+            if not stat.S_ISREG(mode):
+                raise InvalidDataset(f"{self._root}/{key} is not a regular file")
+            yield fd
+        finally:
+            os.close(fd)
 
     def write(self, key: str, data: Data) -> None:
         """Write a whole object, synced; see `Store.write`."""
@@ -132,21 +153,6 @@ class LocalStore:
                 f"{self._root}/{key} leads by a symbolic link to a place outside the dataset, and is not followed. Put the"
                 " file itself there, or open the folder where it really is."
             )
-
-    @contextlib.contextmanager
-    def _opened(self, key: str) -> Iterator[int]:
-        path = self._join(check_key(key))
-        fd = self._doing("read", key, lambda: os.open(path, _READ_FLAGS))
-        try:
-            self._check_inside(key, _real_path(fd, path))
-            mode = os.fstat(fd).st_mode
-            if stat.S_ISDIR(mode):
-                raise FileNotFoundError(f"no object {key} in {self._root} (it is a folder)")
-            if not stat.S_ISREG(mode):
-                raise InvalidDataset(f"{self._root}/{key} is not a regular file")
-            yield fd
-        finally:
-            os.close(fd)
 
     def _pread(self, fd: int, key: str, start: int, stop: int) -> bytes:
         pieces = []

@@ -26,6 +26,7 @@ class Level(Enum):
     FRAGMENTS = "fragments"
     ARRAYS = "arrays"
     OBJECTS = "objects"
+    CHUNKS = "chunks"
 
 
 def do_all(level: Level, jobs: Sequence[Callable[[], _Result]]) -> list[_Result]:

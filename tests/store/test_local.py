@@ -69,7 +69,7 @@ def test_nothing_is_acknowledged_before_file_and_folders_are_synced(
 
 def test_a_reader_sees_the_old_object_or_the_new_one(store: LocalStore) -> None:
     store.write("object", b"a" * 100_000)
-    with store._opened("object") as fd:
+    with store.opened("object") as fd:
         store.write("object", b"b" * 50_000)
         assert os.pread(fd, 200_000, 0) == b"a" * 100_000
     assert store.read("object") == b"b" * 50_000
