@@ -44,14 +44,14 @@ def test_ten_thousand_fragments_open_in_two_round_trips_and_half_a_second_of_pro
 def test_a_commit_on_ten_thousand_fragments_writes_less_than_a_hundred_kilobytes(url: str) -> None:
     written = []
     inner = open_store(url)
-    append_bare(inner, *range(FRAGMENTS, FRAGMENTS + 40))  # as many as a document nearly holds
-    for number in range(FRAGMENTS + 40, FRAGMENTS + 55):
+    append_bare(inner, *range(FRAGMENTS, FRAGMENTS + 50))  # as many as a document nearly holds
+    for number in range(FRAGMENTS + 50, FRAGMENTS + 62):
         store = RecordingStore(inner)
         append_bare(store, number)
         written.append(sum(operation.nbytes for operation in store.of("write", "write_if_absent")))
     assert max(written) < 100_000
     assert max(written) > 3 * min(written), "none of these commits made a page"
-    assert read_document(inner, 17).num_samples == (FRAGMENTS + 55) * SAMPLES
+    assert read_document(inner, 14).num_samples == (FRAGMENTS + 62) * SAMPLES
 
 
 PLAN = """
