@@ -210,6 +210,19 @@ def test_consolidated_metadata_spares_the_listing(memory: Location, tmp_path: Pa
         store.delete([item[0] for item in store.list()])
 
 
+def test_zarr_is_found_where_what_is_absent_is_forbidden(tmp_path: Path) -> None:
+    WRITERS["xarray_2"](tmp_path / "zarr", {"volume": example()["volume"]})
+    store = open_store(tmp_path / "zarr")
+
+    def forbid(name: str, key: str) -> None:  # as S3 does without permission to list
+        if name == "list" or (name == "read" and not (tmp_path / "zarr" / key).exists()):
+            raise PermissionError(key)
+
+    assert len(cs.open(RecordingStore(store, hook=forbid))) == 37
+    with pytest.raises(PermissionError):
+        cs.open(RecordingStore(open_store(tmp_path / "nothing"), hook=forbid))
+
+
 def test_a_dataset_of_plain_zarr_travels_by_pickle(tmp_path: Path) -> None:
     arrays = example()
     WRITERS["zarr_3"](tmp_path / "zarr", arrays)

@@ -185,6 +185,19 @@ def test_hostile_metadata_of_v2_is_refused(change: Callable[[dict[str, Any]], ob
         cs.open(tmp_path)
 
 
+@pytest.mark.parametrize("codec", ["pickle", "json2", "msgpack2", "vlen-utf8", "categorize", "os.system"])
+@pytest.mark.parametrize("place", ["filters", "compressor"])
+def test_codecs_that_make_objects_are_refused_before_zarr_python_sees_them(
+    codec: str, place: str, tmp_path: Path
+) -> None:
+    write(tmp_path, zarr_format=2)
+    document = json.loads((tmp_path / "x/.zarray").read_text())
+    document[place] = [{"id": codec}] if place == "filters" else {"id": codec}
+    (tmp_path / "x/.zarray").write_text(json.dumps(document))
+    with pytest.raises(UnsupportedFormat, match=rf"\(x: codec '{codec}'\)"):
+        cs.open(tmp_path)
+
+
 def test_paths_in_consolidated_metadata_lead_nowhere_else(tmp_path: Path) -> None:
     write(tmp_path / "zarr")
     consolidate(tmp_path / "zarr")
