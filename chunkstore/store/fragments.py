@@ -83,9 +83,9 @@ def fragment(
     dataset = latest.dataset if latest is not None else create_root(store)
     checked = given if given is not None or latest is None else latest.schema
     assert checked is not None
-    return FragmentWriter(
-        store.url, checked, NewFragment(store, checked, dataset, num_threads=num_threads, commits=False)
-    )
+    since = latest.number if latest is not None else 0
+    destination = NewFragment(store, checked, dataset, message=None, since=since, num_threads=num_threads)
+    return FragmentWriter(store.url, checked, destination)
 
 
 def commit(
@@ -98,8 +98,9 @@ def commit(
 ) -> int:
     """Make what several writers wrote visible, together, in the order given, as the next version of a dataset or its first.
 
-    It may be called again with the same results, by anybody, if it was interrupted: what the latest version holds is not added
-    twice, and if nothing is left to be added, nothing is committed. The same holds for a result that is given twice.
+    It may be called again with the same results, by anybody, if it was interrupted: what the latest version holds, be it
+    compacted since, is not added twice, and if nothing is left to be added, nothing is committed. The same holds for a
+    result that is given twice. What was rolled back since is added again.
 
     Args:
         url: Path or URL of the dataset, or where its writers began it.

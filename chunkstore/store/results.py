@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from math import prod
 
-from chunkstore.errors import CommitConflict, InvalidDataset, SchemaError
+from chunkstore.errors import CommitConflict, InvalidDataset, SchemaError, VersionExpired
 from chunkstore.format.documents import Node, seal, unseal
 from chunkstore.format.schema import Array, Schema
 from chunkstore.format.statistics import Statistics
 from chunkstore.format.versions import FORMAT, FieldStatistics, Fragment, Version
-from chunkstore.store.commit import commit, new_id, now
+from chunkstore.store.commit import commit, new_id, now, read_version
 from chunkstore.store.fields import no_statistics
 from chunkstore.store.interface import Store
 from chunkstore.store.part import read_objects
@@ -36,6 +36,7 @@ class FragmentResult:
         schema: Fields and types.
         fragment: Where the samples lie; None if there were none.
         statistics: Of the samples, by field.
+        since: Number of the latest version when writing began, 0 if there was none; older ones cannot hold the samples.
 
     Raises:
         InvalidDataset: the parts contradict each other.
@@ -45,6 +46,7 @@ class FragmentResult:
     schema: Schema
     fragment: Fragment | None
     statistics: Mapping[str, FieldStatistics]
+    since: int = 0
 
     def __post_init__(self) -> None:
         if self.fragment is not None:
@@ -75,6 +77,7 @@ class FragmentResult:
                 "format": FORMAT,
                 "dataset": self.dataset,
                 "schema": self.schema.to_json(),
+                "since": self.since,
                 "fragment": self.fragment.to_json() if self.fragment else None,
                 "statistics": {
                     name: {kind: statistics.to_json() for kind, statistics in kinds.items()}
@@ -97,6 +100,7 @@ class FragmentResult:
         return cls(
             dataset=node.member("dataset").string(_UUID),
             schema=Schema.from_json(node.member("schema")),
+            since=node.member("since").integer(),
             fragment=None if fragment.value is None else Fragment.from_json(fragment),
             statistics={
                 name: {kind: _statistics(member) for kind, member in kinds.members()}
@@ -130,8 +134,8 @@ def commit_results(
         results: Of one dataset and schema, at least one.
         message: Kept in the version.
         create: Whether there must be no version yet.
-        again: Whether some may be committed already: what the latest version holds is left out, and where nothing is left,
-            it is the answer. The objects of the others are looked for, as they come from elsewhere.
+        again: Whether some may be committed already: what the latest version holds, be it compacted since, is left out, and
+            where nothing is left, it is the answer. The objects of the others are looked for, as they come from elsewhere.
 
     Raises:
         DatasetExists: `create`, and somebody else's first version is there.
@@ -142,6 +146,7 @@ def commit_results(
     """
     writer, time = new_id(), now()
     looked_for: set[str] = set()
+    history = _History(store, results)
 
     def next_version(parent: Version | None) -> Version:
         if parent is None:
@@ -150,6 +155,8 @@ def commit_results(
             _check_fits(store, parent, results[0])
             there, base = frozenset(fragment.id for fragment in parent.fragments), parent
         left = [result for result in results if result.fragment is not None and result.fragment.id not in there]
+        if again and parent is not None:
+            left = history.without_compacted(parent, left)
         if again and parent is not None and not left:
             raise _NothingLeftError(parent)
         if again:
@@ -168,6 +175,44 @@ def commit_results(
         return commit(store, next_version, create=create)
     except _NothingLeftError as nothing:
         return nothing.latest
+
+
+class _History:
+    """Where fragments stood in versions before the latest, from which a compaction may have taken them.
+
+    Versions never change, so each is read once, however often the race for the next one is lost.
+    """
+
+    def __init__(self, store: Store, results: Sequence[FragmentResult]) -> None:
+        self._store = store
+        self._ids = {result.fragment.id for result in results if result.fragment is not None}
+        self._next = 1 + min(result.since for result in results)
+        self._stood: set[tuple[str, int, int]] = set()
+
+    def without_compacted(self, latest: Version, results: list[FragmentResult]) -> list[FragmentResult]:
+        """Results but those whose samples are in the latest version, by their ids."""
+        self._read_before(latest.number)
+        held = {
+            name for name, first, count in self._stood if _num_held(latest, first, first + count) == count
+        }  # after a rollback none of the ids is there, and the samples are added again
+        return [result for result in results if result.fragment is not None and result.fragment.id not in held]
+
+    def _read_before(self, number: int) -> None:
+        numbers, self._next = range(self._next, number), max(self._next, number)
+        with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="chunkstore-commit") as pool:
+            for fragments in pool.map(self._fragments, numbers):
+                self._stood.update((f.id, f.first, f.samples) for f in fragments if f.id in self._ids)
+
+    def _fragments(self, number: int) -> Sequence[Fragment]:
+        try:
+            return read_version(self._store, number).fragments
+        except VersionExpired:  # of what it had, gc has condemned what no other version has
+            return ()
+
+
+def _num_held(version: Version, start: int, stop: int) -> int:
+    """How many samples with ids in [start, stop) a version has."""
+    return sum(max(0, min(stop, f.first + f.samples) - max(start, f.first)) for f in version.fragments)
 
 
 def merge_statistics(a: FieldStatistics, b: FieldStatistics) -> FieldStatistics:
@@ -224,7 +269,8 @@ def _check_not_condemned(store: Store, parent: Version, results: Sequence[Fragme
         assert result.fragment is not None
         if lost := condemned.intersection([result.fragment.id, *(part.path for part in result.fragment.parts)]):
             raise CommitConflict(
-                f"{store.url}: fragment {lost.pop()} was condemned by gc; write the samples again, and commit them sooner"
+                f"{store.url}: fragment {lost.pop()} was condemned by gc. If its samples were committed and compacted, they"
+                " are in the dataset; if not, write the samples again, and commit them sooner"
             )
 
 

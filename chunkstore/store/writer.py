@@ -117,9 +117,9 @@ class NewFragment:
         store: Where.
         schema: What samples are.
         dataset: UUID of the dataset.
-        message: Kept in the version.
+        message: Kept in the version; None if it is not committed at the end, but by somebody else who has its result.
         create: Whether there must be no version yet.
-        commits: Whether it is committed at the end, or by somebody else who has its result.
+        since: Number of the latest version, 0 if there is none.
         num_threads: Threads that encode; the number of cores if None.
 
     Attributes:
@@ -132,13 +132,13 @@ class NewFragment:
         schema: Schema,
         dataset: str,
         *,
-        message: str = "",
+        message: str | None,
         create: bool = False,
-        commits: bool = True,
+        since: int = 0,
         num_threads: int | None = None,
     ) -> None:
         self._store, self._schema, self._dataset = store, schema, dataset
-        self._message, self._create, self._commits = message, create, commits
+        self._message, self._create, self._since = message, create, since
         self._writer = PartWriter(store, schema, num_threads=num_threads)
         self._num_samples = 0
         self.result: FragmentResult | None = None
@@ -158,12 +158,12 @@ class NewFragment:
             fragment = self._writer.finish(self._num_samples)
         else:
             self._writer.abort()
-        self.result = FragmentResult(self._dataset, self._schema, fragment, self._writer.statistics())
+        self.result = FragmentResult(self._dataset, self._schema, fragment, self._writer.statistics(), self._since)
 
     def commit(self) -> int | None:
-        """Commit the fragment, if that is to be done."""
+        """Commit the fragment, if it is to be done here."""
         assert self.result is not None
-        if not self._commits:
+        if self._message is None:
             return None
         return commit_results(self._store, [self.result], message=self._message, create=self._create).number
 
