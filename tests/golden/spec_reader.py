@@ -1,6 +1,6 @@
 """A reader written from docs/spec/v1.md alone: no chunkstore, only the standard library, NumPy and numcodecs' decompressors.
 
-It opens a dataset in a local folder and gives every value of every field, verifying what section 13 of the spec lists. It is
+It opens a dataset in a local folder and gives every value of every field, verifying what section 14 of the spec lists. It is
 slow, reads everything, and shares nothing with the package, so that what both agree on is what the spec says.
 """
 
@@ -120,7 +120,10 @@ def version_path(root: Path, number: int) -> Path:
 def read_version(root: Path, number: int):
     document = unseal(version_path(root, number).read_bytes())
     expect(document["format"] == 1, "format")
-    expect(document["requires"] == [], "requires")
+    expect(document["requires"] in ([], ["pages"]), "requires")
+    if document["requires"]:
+        listed = [fragment for ref in document.get("pages", []) for fragment in read_page(root, ref)]
+        document["fragments"] = listed + document["fragments"]
     expect(document["number"] == number, "number")
     expect(set(document["statistics"]) == set(document["schema"]), "statistics")
     spans = sorted((f["first"], f["first"] + f["samples"]) for f in document["fragments"])
@@ -128,6 +131,31 @@ def read_version(root: Path, number: int):
     expect(all(a <= b for a, (b, _) in zip(ends, spans[1:], strict=False)), "sample ids overlap")
     expect(not ends or ends[-1] <= document["next_sample_id"], "next_sample_id")
     return document
+
+
+def read_page(root: Path, ref) -> list[dict]:
+    """Section 8.1: the fragments of a page, in the form that they have in a document."""
+    expect(re.fullmatch("[0-9a-f]{32}", ref["id"]) and ref["nbytes"] <= 2**24, "reference to a page")
+    data = (root / f"_chunkstore/pages/{ref['id']}.json").read_bytes()
+    expect(len(data) == ref["nbytes"] and f"{zlib.crc32(data):08x}" == ref["crc32"], "size or checksum of a page")
+    body = unseal(data)
+    fragments = []
+    for identity, first, samples, block_rows, rows in body["fragments"]:
+        parts = [
+            {
+                "path": f"fragments/{identity}/{name}",
+                "fields": body["fields"][number],
+                "nbytes": nbytes,
+                "stored_nbytes": stored_nbytes,
+                "objects": {"nbytes": objects_nbytes, "crc32": checksum},
+            }
+            for name, number, nbytes, stored_nbytes, objects_nbytes, checksum in rows
+        ]
+        numbers = {"first": first, "samples": samples, "block_rows": block_rows}
+        fragments.append({"id": identity, **numbers, "parts": parts})
+    expect(len(fragments) == ref["fragments"], "fragments of a page")
+    expect(sum(fragment["samples"] for fragment in fragments) == ref["samples"], "samples of a page")
+    return fragments
 
 
 # Sections 3, 5 and 7: parts

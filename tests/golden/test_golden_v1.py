@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import zlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 import chunkstore as cs
+from chunkstore.format import paging
 from chunkstore.format.documents import seal
 from chunkstore.format.shard_index import encode_index
 from chunkstore.plan.order import FragmentExtent, list_positions, plan_order
@@ -234,6 +236,25 @@ def test_the_reader_written_from_the_spec_refuses_any_flipped_bit(fresh, where, 
     spec_reader.read_dataset(copy)
 
 
+def test_the_reader_written_from_the_spec_reads_pages_and_refuses_any_flipped_bit_in_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(paging, "INLINE_NBYTES", 400)
+    root = tmp_path / "paged"
+    for first in range(0, 15, 3):
+        with cs.append(root) if first else cs.create(root, {"x": cs.Array("int32"), "t": cs.Text()}) as writer:
+            for number in range(first, first + 3):
+                writer.write({"x": number, "t": str(number)})
+    monkeypatch.undo()
+    contents = spec_reader.read_dataset(root)
+    assert [int(value) for value in contents.fields["x"]] == list(range(15)) == cs.open(root)["x"][:].tolist()
+    assert contents.fields["t"] == [str(number) for number in range(15)]
+    assert len(spec_reader.unseal(spec_reader.version_path(root, 5).read_bytes())["pages"]) == 1
+    for path in root.glob("_chunkstore/pages/*"):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:90] + bytes([whole[90] ^ 1]) + whole[91:])
+    with pytest.raises(spec_reader.Refused, match="checksum of a page"):
+        spec_reader.read_dataset(root)
+
+
 # The spec's own examples
 
 
@@ -243,10 +264,18 @@ def blocks(mark):
 
 def test_sealed_examples_of_the_spec_open_and_are_what_we_would_write():
     lines = "".join(blocks("sealed")).splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 6
     for line in lines:
         document = spec_reader.unseal(line.encode())
         assert seal(document) == line.encode()
+
+
+def test_the_page_of_the_spec_lists_the_fragment_of_its_version_document(tmp_path):
+    version, page = (blocks("sealed")[number].strip().encode() for number in (1, 2))
+    (tmp_path / "_chunkstore/pages").mkdir(parents=True)
+    (tmp_path / f"_chunkstore/pages/{'0' * 32}.json").write_bytes(page)
+    ref = {"id": "0" * 32, "fragments": 1, "samples": 2, "nbytes": len(page), "crc32": f"{zlib.crc32(page):08x}"}
+    assert spec_reader.read_page(tmp_path, ref) == spec_reader.unseal(version)["fragments"]
 
 
 def test_crc_vectors_of_the_spec_are_right():
