@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +30,8 @@ from chunkstore.store.fetch import Request, fetch_each, fetch_ranges, open_files
 from chunkstore.store.interface import Store
 from chunkstore.store.local import LocalStore
 from chunkstore.store.side_by_side import Level, do_all
-from chunkstore.store.verified import seen_chunks
+from chunkstore.store.verified import Check, seen_chunks
 
-Verify = bool | Literal["first"]
-"""Whether checksums of chunks are compared; "first": of a local file's when the process first reads them, of others always."""
 Target = tuple[npt.NDArray[Any], Pieces]
 
 NUM_THREADS = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -79,7 +77,7 @@ class StoredArray:
         self._lock = threading.Lock()
 
     def read(
-        self, intervals: Intervals, *, verify: Verify = True, box: tuple[slice, ...] | None = None
+        self, intervals: Intervals, *, verify: Check = True, box: tuple[slice, ...] | None = None
     ) -> npt.NDArray[Any]:
         """The rows of `intervals`, one after another: (rows, *row shape), in the stored dtype.
 
@@ -145,7 +143,7 @@ class StoredArray:
             np.ascontiguousarray(stops),
         )
 
-    def _read_chunks(self, pieces: Pieces, tiles: Tiles, out: npt.NDArray[Any], *, verify: Verify) -> None:
+    def _read_chunks(self, pieces: Pieces, tiles: Tiles, out: npt.NDArray[Any], *, verify: Check) -> None:
         first = pieces.first_of_chunks()
         last = np.append(first[1:], len(pieces.chunk))
         numbers = pieces.chunk[first]
@@ -180,7 +178,7 @@ class StoredArray:
         partial: npt.NDArray[np.bool_] = num_rows < np.minimum(rows, self.metadata.shape[0] - numbers * rows)
         return partial
 
-    def _read_work(self, work: "_Work", tiles: Tiles, targets: list[Target], *, verify: Verify) -> None:
+    def _read_work(self, work: "_Work", tiles: Tiles, targets: list[Target], *, verify: Check) -> None:
         if not len(work.number):
             return
         rows = ChunkRows(self.metadata, tiles)
@@ -352,7 +350,7 @@ class _Reading:
     units: Units
     rows: ChunkRows
     targets: list[Target]
-    verify: Verify
+    verify: Check
 
     def read(
         self, sources: Sequence[Any], source: npt.NDArray[np.int32], chosen: Ints, base: int = 0

@@ -29,12 +29,14 @@ from chunkstore.store.plain_zarr import open_plain_zarr
 from chunkstore.store.present import present_batch, present_sample
 from chunkstore.store.side_by_side import Level, do_all
 from chunkstore.store.tags import read_tagged
+from chunkstore.store.verified import Check
 
 if TYPE_CHECKING:
     import xarray
 
 Url = str | os.PathLike[str]
 Verify = Literal["first", "always", "never"]
+_CHECKS: dict[Verify, Check] = {"first": "first", "always": True, "never": False}
 ITERATION_NBYTES = 4 << 20
 """Decoded bytes that iteration reads together, about."""
 
@@ -56,8 +58,8 @@ def open(
         version: Its number; the latest if None.
         tag: Name of the version instead, as `chunkstore.tag` gave it.
         decode: Whether images come decoded, or as the bytes that are stored.
-        verify: When checksums of data are compared: "always", "never", or "first": at least when this process first reads them
-            (this release compares every time). Those of metadata always are.
+        verify: When checksums of data are compared: "always", "never", or "first": of a local chunk when this process first
+            reads it, of encoded samples and of what comes over a network always. Those of metadata always are.
         storage_options: For the store, under obstore's names or s3fs's.
         filesystem: An fsspec filesystem to read through instead; `url` is then a path in it.
 
@@ -345,7 +347,7 @@ class Dataset:
                 name,
                 self.schema[name],
                 intervals,
-                verify=self._verify != "never",
+                verify=_CHECKS[self._verify],
                 box=self._view.box(name),
             )
             for name in names

@@ -27,6 +27,7 @@ from chunkstore.store.cache import ChunkCache
 from chunkstore.store.interface import Store
 from chunkstore.store.present import empty_column
 from chunkstore.store.side_by_side import Level, do_all
+from chunkstore.store.verified import Check
 
 MAX_METADATA_NBYTES = 64 << 20
 _MAX_RATIOS = {"zstd": 1 << 15, "blosc": 1 << 15, "gzip": 1032}
@@ -82,7 +83,7 @@ class OpenPart:
         field: Field,
         intervals: Intervals,
         *,
-        verify: bool = True,
+        verify: Check = True,
         box: tuple[slice, ...] | None = None,
     ) -> Column:
         """The samples of `intervals` (rows of the fragment, sorted, none twice) of one field.
@@ -114,16 +115,16 @@ class OpenPart:
             raise type(error)(f"{error} (while reading field {name!r}, {samples})") from error
 
     def _read_rows(
-        self, name: str, path: str, intervals: Intervals, *, verify: bool, box: tuple[slice, ...] | None = None
+        self, name: str, path: str, intervals: Intervals, *, verify: Check, box: tuple[slice, ...] | None = None
     ) -> npt.NDArray[Any]:
         try:
             return self._arrays[path].read(intervals, verify=verify, box=box)
         except DamagedRows as damage:
             raise CorruptChunk(self._told(damage, name, damage.start, damage.stop)) from damage
 
-    def _read_ragged(self, name: str, field: Field, intervals: Intervals, *, verify: bool) -> RaggedColumn:
+    def _read_ragged(self, name: str, field: Field, intervals: Intervals, *, verify: Check) -> RaggedColumn:
         values = self._arrays[f"{name}/values"]
-        checked = verify and values.metadata.is_plain
+        checked = bool(verify) and values.metadata.is_plain
         shaped = isinstance(field, Ragged) and has_shapes(field)
         beside = self._read_beside(name, ["spans", *["crc"] * checked, *["shape"] * shaped], intervals, verify=verify)
         spans = beside["spans"]
@@ -144,7 +145,7 @@ class OpenPart:
         return RaggedColumn(data, offsets, shapes)
 
     def _read_beside(
-        self, name: str, kinds: list[str], intervals: Intervals, *, verify: bool
+        self, name: str, kinds: list[str], intervals: Intervals, *, verify: Check
     ) -> dict[str, npt.NDArray[Any]]:
         """What is stored of each sample beside its values; of a remote store side by side."""
         jobs = [

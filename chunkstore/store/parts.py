@@ -26,6 +26,7 @@ from chunkstore.store.interface import Store
 from chunkstore.store.part import OpenPart
 from chunkstore.store.present import empty_column
 from chunkstore.store.side_by_side import Level, do_all
+from chunkstore.store.verified import Check
 
 CACHE_NBYTES = 64 << 20
 """Decoded chunks kept for reads that want another part of them."""
@@ -42,7 +43,7 @@ class Reader(Protocol):
         field: Field,
         intervals: Intervals,
         *,
-        verify: bool = True,
+        verify: Check = True,
         box: Box | None = None,
     ) -> Column:
         """The samples of sorted, disjoint intervals of positions, one field of them.
@@ -96,7 +97,7 @@ class Parts:
         field: Field,
         intervals: Intervals,
         *,
-        verify: bool = True,
+        verify: Check = True,
         box: Box | None = None,
     ) -> Column:
         """See `Reader`; raises as `OpenPart.read` does, and VersionExpired where `gc` has dropped the version."""

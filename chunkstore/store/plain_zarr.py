@@ -25,6 +25,7 @@ from chunkstore.store.interface import Store, check_key
 from chunkstore.store.object_sizes import ObjectSizes
 from chunkstore.store.plain_zarr_array import PlainZarrArray
 from chunkstore.store.plain_zarr_metadata import PlainArray, array_v2, array_v3, parse_document
+from chunkstore.store.verified import Check
 
 BLOCK_NBYTES = 4 << 20
 CACHE_NBYTES = 64 << 20
@@ -71,13 +72,13 @@ class PlainZarr:
         field: Field,
         intervals: Intervals,
         *,
-        verify: bool = True,
+        verify: Check = True,
         box: tuple[slice, ...] | None = None,
     ) -> Column:
         """See `Reader`; raises as `PlainZarrArray.read` does."""
         if os.getpid() != self._pid:  # a forked child: locks may be held by threads that do not exist here
             self._rows, self._pid = _open_rows(self._store, self.arrays, {}), os.getpid()
-        return self._rows[name].read(intervals, verify=verify, box=box)
+        return self._rows[name].read(intervals, verify=bool(verify), box=box)
 
     def read_lengths(self, name: str, intervals: Intervals) -> Ints:
         """Refused: no field of plain Zarr is ragged."""

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ MAX_CHUNKS = 64 << 20
 """Chunks remembered in a process, at a byte each."""
 SETTLED_S = 2.0
 """How long ago a file must have changed to be remembered."""
+
+Check = bool | Literal["first"]
+"""Whether checksums are compared; "first": of a local chunk when the process first reads it, of others always."""
 
 Seen = npt.NDArray[np.bool_]
 
