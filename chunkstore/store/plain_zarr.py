@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from chunkstore.errors import DatasetNotFound, InvalidDataset, SchemaError, UnsupportedFormat
+from chunkstore.errors import DatasetNotFound, InvalidDataset, SchemaError, StoreError, UnsupportedFormat
 from chunkstore.format.documents import Node
 from chunkstore.format.schema import Array, Field, Schema
 from chunkstore.format.versions import Fragment, Part, Version

@@ -231,6 +231,18 @@ def test_a_dataset_of_plain_zarr_travels_by_pickle(tmp_path: Path) -> None:
     assert same(again[:]["volume"], arrays["volume"][[1, 30], 1:3])
 
 
+def test_a_failing_store_is_told_with_field_and_samples(tmp_path: Path) -> None:
+    WRITERS["zarr_3"](tmp_path / "zarr", {"volume": example()["volume"]})
+
+    def fail(name: str, key: str) -> None:
+        if "/c/" in key:
+            raise cs.errors.StoreError(f"{key} is on strike")
+
+    ds = cs.open(RecordingStore(open_store(tmp_path / "zarr"), hook=fail))
+    with pytest.raises(cs.errors.StoreError, match=r"volume/c/1/\d/\d is on strike.*field 'volume', samples 12–14"):
+        ds[[12, 14]]
+
+
 def test_a_web_server_without_listings_serves_shards(tmp_path: Path) -> None:
     arrays = {"x": np.arange(40).reshape(20, 2), "y": np.arange(20)}
     WRITERS["zarr_3_sharded"](tmp_path / "zarr", arrays)
