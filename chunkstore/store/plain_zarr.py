@@ -78,7 +78,11 @@ class PlainZarr:
         """See `Reader`; raises as `PlainZarrArray.read` does."""
         if os.getpid() != self._pid:  # a forked child: locks may be held by threads that do not exist here
             self._rows, self._pid = _open_rows(self._store, self.arrays, {}), os.getpid()
-        return self._rows[name].read(intervals, verify=bool(verify), box=box)
+        try:
+            return self._rows[name].read(intervals, verify=bool(verify), box=box)
+        except StoreError as error:
+            samples = f"samples {intervals[0, 0]}–{intervals[-1, 1] - 1}"
+            raise StoreError(f"{error} (while reading field {name!r}, {samples})") from error
 
     def read_lengths(self, name: str, intervals: Intervals) -> Ints:
         """Refused: no field of plain Zarr is ragged."""
