@@ -236,6 +236,25 @@ def test_what_was_tagged_during_gc_opens_by_its_tag_and_cannot_be_gone_back_to(l
         cs.rollback(place.url, 3)
 
 
+def test_a_version_that_was_succeeded_while_gc_decided_is_kept_like_any_other(memory: Any) -> None:
+    place = begin_here(memory)
+    acted = False
+    with append_about_to_commit(place) as finish:
+
+        def hook(name: str, key: str) -> None:
+            nonlocal acted
+            if name == "write_if_absent" and "/versions/" in key and not acted:
+                acted = True
+                finish()
+                cs.rollback(place.url, 4)
+
+        # the fragment of version 6 was listed as an orphan, and version 7, of which gc makes the next, does not hold it
+        report = gc_through(RecordingStore(place.open(), hook=hook), keep_versions=2)
+    assert report.committed == 8
+    assert values_of(place, version=6) == [0, 4, 9]
+    check_kept(place, [0])
+
+
 def test_a_tag_of_what_gc_gives_up_in_the_same_moment_is_refused(local: Any) -> None:
     place = begin_here(local)
 
