@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recording_store import RecordingStore
 from torch.utils.data import DataLoader
 
 import chunkstore as cs
 from chunkstore.plan.order import list_positions, plan_order
+from chunkstore.store.location import open_store
 
 # Python 3.12 warns of any fork of a process with threads; that it works here is what is tested.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -94,6 +96,18 @@ def test_sample_indices_are_those_of_the_view(make_dataset, shuffle):
         assert view["y"][indices].tolist() == batch["y"].tolist()
         assert view.positions(indices).tolist() == batch["y"].tolist()
     assert step == len(loader) - 1
+
+
+def test_steps_indices_and_state_of_a_view_are_told_without_reading(make_dataset):
+    store = RecordingStore(open_store(make_dataset(*SAMPLES)))
+    ds = cs.open(store)
+    store.forget()
+    view = ds.filter(np.arange(0, NUM_SAMPLES, 2)).split({"a": 0.7})["a"].slice(x=slice(0, 1))
+    loader = cs.Loader(view, 4, shuffle=True, rank=0, world_size=1, **ORDER)
+    assert len(loader) == len(view) // 4
+    assert len(loader.sample_indices(1, epoch=3)) == 4
+    assert loader.state_dict()["view"] == view.view_digest
+    assert store.operations == []
 
 
 def test_the_order_of_a_view_is_that_of_its_extents(make_dataset):

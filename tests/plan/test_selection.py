@@ -193,6 +193,13 @@ def test_vectors_and_digest_of_the_specification_hold(monkeypatch):
     )
 
 
+def test_a_sample_whose_hash_is_a_threshold_belongs_to_the_part_after_it():
+    word = key(6, 9, 5) >> 16
+    ids = np.array([5], np.uint64)
+    assert part_of_samples(ids, [word, 1 << 48], 9).tolist() == [1]
+    assert part_of_samples(ids, [word + 1, 1 << 48], 9).tolist() == [0]
+
+
 def test_fractions_that_are_meant_to_be_one_are_one():
     for fractions in ([0.9, 0.1], [0.7, 0.2, 0.1], [1 / 3] * 3, [1 / 49] * 49, [0.1] * 10, [1.0], [1]):
         assert split_thresholds({str(i): f for i, f in enumerate(fractions)})[-1] == 1 << 48

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import chunkstore as cs
 from chunkstore.errors import CorruptSample, SchemaError
 from chunkstore.store import dataset as module
+from chunkstore.store import present
 
 SIZES = (50, 1, 69)
 N = sum(SIZES)
@@ -354,6 +355,11 @@ def test_damage_in_a_view_is_named_by_the_samples_of_the_version(ds: cs.Dataset,
     monkeypatch.setattr(module, "present_sample", damaged)
     view = ds.filter([4, 9, 13])
     assert view[0]["text"] == "4"
+    called = []
+    monkeypatch.setattr(module, "present_batch", lambda *_, positions, **__: called.append(positions.tolist()))
+    view[[2, 0]]
+    assert called == [[13, 4]] * len(SCHEMA)
+    monkeypatch.setattr(module, "present_batch", present.present_batch)
     for read in (lambda: view[1], lambda: list(view)):
         with pytest.raises(CorruptSample, match="sample 9"):
             read()
