@@ -10,7 +10,7 @@ from faults.scenarios import SCHEMA, columns
 import chunkstore as cs
 from chunkstore.errors import DatasetNotFound
 
-OPERATIONS = ("append", "append", "append", "tag", "rollback")
+OPERATIONS = ("append", "append", "append", "append", "tag", "rollback", "compact", "gc")
 VALUES_OF_A_PROCESS = 1_000_000
 
 
@@ -39,6 +39,13 @@ def work(url: str, log: str, process: int) -> None:
             name = f"t{process}-{step}"
             tell("begin", operation, name)
             tell("done", operation, name, cs.tag(url, name))
+        elif operation == "compact":
+            tell("begin", operation)
+            tell("done", operation, cs.compact(url, num_threads=1))
+        elif operation == "gc":
+            tell("begin", operation)
+            # nobody else is at work, so what is not held was left by the dead
+            tell("done", operation, cs.gc(url, keep_versions=3, orphan_age_s=0).committed)
         else:
             tell("begin", operation)
             # to the version that is the latest: another commit, and not a sample less

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from crashing_store import Crashed, CrashingStore, Mode
-from faults.scenarios import leftovers, memory_store
+from faults.scenarios import copy_of, leftovers, memory_store
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -52,10 +53,10 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
-CRASHES = st.one_of(
-    st.none(),
-    st.tuples(st.integers(0, 70), st.sampled_from(["before", "middle", "after", "lost", "refused", "latest"])),
-)
+PLACES = st.one_of(st.integers(-4, -1), st.integers(-12, 40))
+MODES = st.sampled_from(["lost", "before", "middle", "after", "refused", "latest"])
+CRASHES = st.one_of(st.tuples(PLACES, MODES), st.tuples(PLACES, MODES), st.none())
+"""At which operation what happens; counted from the last one where negative, for the last ones are the commit."""
 Crash = tuple[int, Mode] | None
 
 
@@ -138,9 +139,7 @@ class Datasets(RuleBasedStateMachine):
     @rule(data=st.data(), name=st.sampled_from(["a", "b", "c"]), crash=CRASHES)
     def tag(self, data: st.DataObject, name: str, crash: Crash) -> None:
         number = data.draw(st.sampled_from(sorted(self.versions)))
-        store, error = CrashingStore(self.store), None
-        if crash is not None:
-            store.at, store.mode = crash
+        store, error = self.crashing(lambda store: cs.tag(store, name, number), crash), None
         try:
             cs.tag(store, name, number)  # type: ignore[arg-type]
         except (Crashed, StoreError, CommitConflict) as caught:
@@ -232,9 +231,7 @@ class Datasets(RuleBasedStateMachine):
         self, run: Callable[[Any], Any], expected: VersionModel, crash: Crash, *, may_be_none: bool = False
     ) -> None:
         """Do something that commits `expected`, and find out whether it did where that was not said."""
-        old, store, error = self.latest, CrashingStore(self.store), None
-        if crash is not None:
-            store.at, store.mode = crash
+        old, store, error = self.latest, self.crashing(run, crash), None
         try:
             result = run(store)
         except (Crashed, StoreError) as caught:
@@ -253,9 +250,21 @@ class Datasets(RuleBasedStateMachine):
             self.next_value = max([self.next_value, *(n + 1 for _, n in expected.samples)])
             self.check(found)
 
+    def crashing(self, run: Callable[[Any], Any], crash: Crash) -> CrashingStore:
+        """The store, and in it what is to happen."""
+        if crash is None:
+            return CrashingStore(self.store)
+        at, mode = crash
+        if at < 0:
+            tried = CrashingStore(copy_of(self.store, memory_store()))
+            with suppress(CommitConflict):
+                run(tried)
+            at += tried.count
+        return CrashingStore(self.store, at=at, mode=mode)
+
 
 SHORT = settings(
-    max_examples=12, stateful_step_count=16, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=16, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 Datasets.TestCase.settings = settings.default if settings.default.max_examples > 100 else SHORT
 TestDatasets = Datasets.TestCase
