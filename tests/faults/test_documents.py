@@ -1,6 +1,7 @@
 """Every byte of every document and index flipped, every document cut at every length: an error, never wrong data."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ from faults.overlay import Overlay, flipped
 from faults.scenarios import Rows, memory_store, rows_of
 
 import chunkstore as cs
-from chunkstore.errors import ChunkstoreError, InvalidDataset, UnsupportedFormat
+from chunkstore.errors import ChunkstoreError, InvalidDataset, MissingObject, UnsupportedFormat, VersionExpired
+from chunkstore.format import paging
 from chunkstore.format.metadata import ArrayMetadata
+from chunkstore.format.pages import page_key
 from chunkstore.format.shard_index import index_nbytes
 from chunkstore.format.tags import tag_key
 from chunkstore.format.versions import LATEST_KEY, OBJECTS_NAME, version_key
@@ -104,6 +107,40 @@ def test_a_hint_that_is_damaged_only_costs_time(store: Overlay) -> None:
     for how, other in damaged(store.objects[LATEST_KEY]):
         with store.with_changed(LATEST_KEY, other):
             assert read_latest(store).number == 3, how
+
+
+@pytest.fixture(scope="module")
+def paged() -> Overlay:
+    """Two versions whose fragments and what is condemned lie in pages, after a first one that gc dropped."""
+    made: Any = memory_store()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paging, "INLINE_NBYTES", 0)
+        patch.setattr(paging, "INLINE_CONDEMNED_NBYTES", 0)
+        with cs.create(made, SCHEMA, num_threads=1) as writer:
+            writer.write_batch(columns(0))
+        with cs.append(made, num_threads=1) as writer:
+            writer.write_batch(columns(10))
+        cs.gc(made, keep_versions=1)
+    return Overlay(made)
+
+
+def test_a_page(paged: Overlay) -> None:
+    version = read_latest(paged)
+    assert len(version.page_ids) > 1
+    for identity in version.page_ids:
+        each_is_refused(paged, page_key(identity), lambda: [*read_latest(paged).condemned_versions])
+        with paged.with_changed(page_key(identity), None), pytest.raises(MissingObject, match=identity):
+            assert [*read_latest(paged).condemned_versions]
+
+
+def test_a_tombstone(paged: Overlay) -> None:
+    def read() -> None:
+        with suppress(VersionExpired):
+            read_version(paged, 1)
+
+    with pytest.raises(VersionExpired):
+        read_version(paged, 1)
+    each_is_refused(paged, version_key(1), read)
 
 
 @pytest.mark.parametrize("name", ["zarr.json", OBJECTS_NAME])
