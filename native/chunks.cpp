@@ -65,7 +65,7 @@ void read_file(int file, std::uint8_t* into, std::size_t nbytes, std::int64_t st
 std::int64_t end_of(std::int64_t offset, const std::vector<std::int64_t>& counts, const std::vector<std::int64_t>& strides,
                     std::int64_t item_nbytes) {
   constexpr std::int64_t kMost = std::int64_t{1} << 40;
-  if (offset < 0 || offset > kMost) return -1;
+  if (offset < 0 || offset > kMost || item_nbytes > kMost) return -1;
   std::int64_t end = offset + item_nbytes;
   for (std::size_t axis = 0; axis < counts.size(); ++axis) {
     if (counts[axis] < 1 || counts[axis] > kMost || strides[axis] < 0 || strides[axis] > kMost) return -1;

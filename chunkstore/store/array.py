@@ -43,6 +43,8 @@ MOST_KEPT_OF_A_READ = 4
 MAX_GAP_NBYTES = 256 << 10
 """Unwanted bytes that are cheaper to read than a request of their own (30 ms at 30 MB/s would allow 900 kB)."""
 MAX_REQUEST_NBYTES = 16 << 20
+MAX_UNSEEN_NBYTES = 1 << 30
+"""What is allocated and planned on the word of metadata alone; for more, a shard must be as large as it is listed."""
 
 
 class DamagedRows(Exception):
@@ -93,6 +95,8 @@ class StoredArray:
             MissingObject: a shard is not in the store.
         """
         metadata = self.metadata
+        if box is None and total_rows(intervals) * metadata.row_nbytes > MAX_UNSEEN_NBYTES:
+            self._check_size(int(intervals[-1, 1]) - 1)
         tiles = self._tiles(box)
         out = np.empty((total_rows(intervals), *(len(r) for r in tiles.ranges)), metadata.numpy_dtype)
         if out.nbytes == 0:

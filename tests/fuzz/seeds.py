@@ -69,6 +69,23 @@ def rows_seeds() -> list[bytes]:
     return [bytes([4, 3, *[8, 9, 10] * 3, 100]) + random.bytes(120), bytes([0, 5]) + bytes(60), random.bytes(200)]
 
 
+def chunks_seeds() -> list[bytes]:
+    """Layouts of one chunk of 4 rows of 8 bytes, as it is, in blosc and in zstd, and what is asked of it."""
+    stored = bytes(range(32))
+    frames = (
+        stored,
+        bytes(numcodecs.blosc.compress(stored, b"lz4", 5, 1, 0, 2)),
+        bytes(numcodecs.Zstd(1).encode(stored)),
+    )
+    seeds = []
+    for compression, frame in enumerate(frames):
+        sizes = [8 + n for n in (4, 8, 8, 2)]  # rows, bytes of a row here and there, bytes of a number
+        tile = [1, 8 + 2, 8 + 2, 0, 8 + 4, 8 + 0, 8 + 0]  # one axis, strides, one tile of 4 numbers
+        asked = [1, 1, 4, 1, 0, len(frame), 0, 0, 8 + 1, 8 + 3, 8 + 0]  # one chunk, one piece: rows 1 and 2 to row 0
+        seeds.append(bytes([compression, 0, *sizes, *tile, *asked]) + frame)
+    return seeds
+
+
 def document_seeds(folder: Path) -> list[bytes]:
     """Inputs of `fuzz_documents.py`, of a dataset in an empty folder: the first byte is the number of the reader."""
     forged = forgery(folder, valid_files(folder))
@@ -100,4 +117,4 @@ def document_seeds(folder: Path) -> list[bytes]:
     ]
 
 
-SEEDS = {"blosc": blosc_seeds, "zstd": zstd_seeds, "jpeg": jpeg_seeds, "rows": rows_seeds}
+SEEDS = {"blosc": blosc_seeds, "zstd": zstd_seeds, "jpeg": jpeg_seeds, "chunks": chunks_seeds, "rows": rows_seeds}

@@ -25,6 +25,7 @@ _SOURCES = {
     "blosc": ["blosc.cpp", "zstd.cpp"],
     "zstd": ["zstd.cpp"],
     "jpeg": ["jpeg.cpp"],
+    "chunks": ["chunks.cpp", "blosc.cpp", "zstd.cpp", "crc32c.cpp"],
     "rows": ["rows.cpp", "crc32.cpp", "crc32c.cpp"],
 }
 _SANITIZERS = "address,undefined"

@@ -7,28 +7,9 @@
 #include "crc32.h"
 #include "crc32c.h"
 #include "fence.h"
+#include "numbers.h"
 
 namespace {
-
-// Takes numbers from the fuzzer's bytes; 0 when they are used up.
-class Numbers {
- public:
-  Numbers(const std::uint8_t* bytes, std::size_t nbytes) : bytes_(bytes), nbytes_(nbytes) {}
-  std::uint8_t small() { return at_ < nbytes_ ? bytes_[at_++] : 0; }
-  // Mostly small ones of either sign, sometimes any number of 64 bits.
-  std::int64_t any() {
-    const std::uint8_t first = small();
-    if (first < 250) return static_cast<std::int64_t>(first) - 8;
-    std::uint64_t value = 0;
-    for (int i = 0; i < 8; ++i) value = value << 8 | small();
-    return static_cast<std::int64_t>(value);
-  }
-
- private:
-  const std::uint8_t* bytes_;
-  std::size_t nbytes_;
-  std::size_t at_ = 0;
-};
 
 std::uint32_t slow_crc(std::span<const std::uint8_t> data, std::uint32_t polynomial) {
   std::uint32_t crc = ~0u;
