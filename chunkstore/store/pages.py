@@ -69,6 +69,18 @@ class Pages:
         pages = zip(refs, self._read(refs), strict=True)
         return [condemned_from_page(data, ref, self._where(ref)) for ref, data in pages]
 
+    def damage(self, fragments: Sequence[PageRef], condemned: Sequence[CondemnedRef]) -> dict[str, Exception]:
+        """What is wrong with each of these pages, by key; nothing is kept."""
+        found: dict[str, Exception] = {}
+        refs: list[PageRef | CondemnedRef] = [*fragments, *condemned]
+        for ref in refs:
+            pages = Pages(self._store)
+            try:
+                _ = pages.fragments([ref]) if isinstance(ref, PageRef) else pages.condemned([ref])
+            except (InvalidDataset, MissingObject) as error:
+                found[page_key(ref.id)] = error
+        return found
+
     def _read(self, refs: Sequence[PageRef | CondemnedRef]) -> list[bytes]:
         read = {ref.id: data for ref in refs if (data := self._read_early(ref)) is not None}
         rest = [ref for ref in refs if ref.id not in read]

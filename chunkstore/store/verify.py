@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from chunkstore.errors import InvalidDataset, MissingObject, StoreError, UnsupportedFormat
+from chunkstore.errors import InvalidDataset, MissingObject, StoreError, UnsupportedFormat, VersionExpired
 from chunkstore.format.documents import unseal
 from chunkstore.format.metadata import ArrayMetadata
 from chunkstore.format.versions import (
@@ -31,13 +31,14 @@ from chunkstore.format.versions import (
     version_number,
 )
 from chunkstore.store.cache import ChunkCache
-from chunkstore.store.commit import read_version
 from chunkstore.store.damage import Damage, Kind, Shard, StoredField, contradictions, damage_in_shard
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
 from chunkstore.store.object_check import group_damage, object_damage
+from chunkstore.store.pages import Pages
 from chunkstore.store.part import OpenPart, read_metadata, read_objects
 from chunkstore.store.threads import JobThreads
+from chunkstore.store.versions import find_document, read_version
 
 NUM_REMOTE_THREADS = 8
 """Each has 16 MiB in flight."""
@@ -110,14 +111,14 @@ def verify(
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
     try:
         document = read_version(store, version)
-    except InvalidDataset as error:
+    except (InvalidDataset, MissingObject) as error:
         key = version_key(version) if version is not None else _last_version_key(store)
-        return Report(None, (Damage(key, "metadata", str(error)),), 1, 0)
+        return Report(None, tuple(_page_damage(store, key)) or (_document_damage(key, error, None),), 1, 0)
     count = num_threads or ((os.cpu_count() or 1) if store.is_local else NUM_REMOTE_THREADS)
     openers = JobThreads(min(count, _NUM_OPENERS), "chunkstore-verify-open")
     checkers = JobThreads(count, "chunkstore-verify")
     meter = _Meter(sum(place.part.stored_nbytes for place in _parts(document)), progress)
-    damages = _damage_at_root(store, document)
+    damages = [*_damage_at_root(store, document), *_page_damage(store, version_key(document.number))]
     try:
         verifier = _Verifier(store, document, deep, meter)
         opened = _in_order(openers, verifier.open_part, _parts(document), 2 * _NUM_OPENERS)
@@ -387,7 +388,19 @@ def _last_version_key(store: Store) -> str:
         return "_chunkstore/versions"
 
 
-def _document_damage(key: str, error: Exception, samples: tuple[int, int]) -> Damage:
+def _page_damage(store: Store, key: str) -> list[Damage]:
+    """The pages for which a version cannot be read, or its condemnations; none if it is for its document."""
+    try:
+        document = find_document(store, version_number(key) or 1)
+    except (InvalidDataset, VersionExpired):
+        return []
+    if document is None:
+        return []
+    wrong = Pages(store).damage(document.pages, document.condemned_pages)
+    return [_document_damage(page, error, None) for page, error in wrong.items()]
+
+
+def _document_damage(key: str, error: Exception, samples: tuple[int, int] | None) -> Damage:
     missing = isinstance(error, MissingObject | PermissionError)
     return Damage(key, "missing" if missing else "metadata", str(error), None, samples)
 

@@ -77,6 +77,7 @@ FRAGMENTS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(FRAGMENTS)
 def test_a_fragment_comes_back_from_its_row(fragment: Fragment) -> None:
     sets = {fields: i for i, fields in enumerate({part.fields: None for part in fragment.parts})}
@@ -90,7 +91,7 @@ LISTS = ([], [[]], ["0", 0, 1, 1, 1, "00000000"], {}, {"a": 1, "b": 2, "c": 3, "
 WRONG = st.sampled_from([None, True, False, *NUMBERS, *STRINGS, *LISTS])
 
 
-@settings(max_examples=600)
+@settings(max_examples=600, deadline=None)
 @given(st.integers(0, 4), st.one_of(st.none(), st.integers(0, 5)), WRONG)
 @example(4, None, {})
 @example(4, None, "")
@@ -129,6 +130,7 @@ def test_rows_that_are_no_list_are_refused() -> None:
 # Pages
 
 
+@settings(deadline=None)
 @given(st.text("0123456789abcdef", min_size=32, max_size=32))
 def test_a_page_is_known_by_its_key(identity: str) -> None:
     assert page_id(page_key(identity)) == identity

@@ -44,14 +44,14 @@ def pages_of(store: Store, number: int = 1) -> list[str]:
 
 
 def test_a_paged_version_opens_in_two_round_trips_and_each_page_is_read_once(paged: Store) -> None:
-    counted = RecordingStore(paged, delay_s=0.02)
+    counted = RecordingStore(paged, delay_s=0.2)
     assert read_latest(counted).fragments == bare_fragments(COUNT)
     assert counted.num_round_trips() == 2
     assert sorted(keys_read(counted)) == sorted([LATEST_KEY, version_key(1), version_key(2), *pages_of(paged)])
 
 
 def test_a_version_asked_for_by_number_opens_in_two_round_trips(local_paged: Store) -> None:
-    counted = RecordingStore(local_paged, delay_s=0.02)
+    counted = RecordingStore(local_paged, delay_s=0.2)
     assert len(cs.open(counted, version=1)) == len(cs.open(counted)) > 0
     counted.forget()
     cs.open(counted, version=1)
@@ -78,7 +78,7 @@ def test_pages_that_a_stale_hint_does_not_know_take_one_trip_more(local_paged: S
     fresh = set(pages_of(local_paged, 2)) - set(pages_of(local_paged, 1))
     assert fresh
     local_paged.write(LATEST_KEY, hint)
-    counted = RecordingStore(local_paged, delay_s=0.02)
+    counted = RecordingStore(local_paged, delay_s=0.2)
     assert read_latest(counted).num_samples == 60_000 * (COUNT + 300)
     assert counted.num_round_trips() == 4  # hint; version 1 and 2; version 3, which is absent; pages
     assert len(keys_read(counted)) == len(set(keys_read(counted)))
@@ -132,6 +132,30 @@ def test_a_page_that_is_not_what_the_version_says_is_told_by_name(local_paged: S
         local_paged.delete([LATEST_KEY])
     with pytest.raises(MissingObject if how == "absent" else InvalidDataset, match=second):
         cs.open(local_paged)
+
+
+def test_verify_lists_every_page_that_is_damaged_or_absent(local_paged: Store) -> None:
+    condemn(local_paged, condemned_fragments=IDS)
+    document = read_document(local_paged, 2)
+    first, second, third = (page_key(ref.id) for ref in document.pages)
+    condemned = page_key(document.condemned_pages[1].id)
+    for damaged in (first, condemned):
+        local_paged.write(damaged, local_paged.read(damaged)[:-1])
+    assert [d.key for d in cs.verify(local_paged, version=2).damages] == [first, condemned]
+    local_paged.delete([third])
+    told = [(damage.key, damage.kind) for damage in cs.verify(local_paged).damages]
+    assert told == [(first, "metadata"), (third, "missing"), (condemned, "metadata")]
+    assert second not in str(told)
+
+
+def test_verify_finds_damage_in_pages_of_what_is_condemned(store: Store) -> None:
+    begin_bare(store, 0)
+    condemn(store, condemned_fragments=IDS)
+    assert cs.verify(store).ok
+    damaged = page_key(read_document(store, 2).condemned_pages[1].id)
+    store.write(damaged, store.read(damaged)[:-1])
+    assert len(cs.open(store)) == 0
+    assert [damage.key for damage in cs.verify(store).damages] == [damaged]
 
 
 def test_a_version_whose_pages_contradict_its_document_is_refused(local_paged: Store) -> None:
@@ -234,7 +258,7 @@ def test_what_is_condemned_is_complete_for_committers_and_unread_by_readers(stor
     begin_bare(store, 2)
     version = condemn(store, condemned_fragments=IDS, condemned_versions=(1,))
     append_bare(store, 2)
-    counted = RecordingStore(store, delay_s=0.02)
+    counted = RecordingStore(store, delay_s=0.2)
     opened = cs.open(counted)
     assert len(opened) == 180_000
     assert counted.num_round_trips() == 2

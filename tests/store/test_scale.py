@@ -29,7 +29,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_ten_thousand_fragments_open_in_two_round_trips_and_half_a_second_of_processor_time(url: str) -> None:
-    store = RecordingStore(open_store(url), delay_s=0.05)
+    store = RecordingStore(open_store(url), delay_s=0.3)
     cs.open(store)  # imports what is imported late
     store.forget()
     begin_s = time.process_time()
