@@ -53,10 +53,10 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
-PLACES = st.one_of(st.integers(-4, -1), st.integers(-12, 40))
+PLACES = st.one_of(st.just(-2), st.integers(-4, -1), st.integers(-12, 40))
 MODES = st.sampled_from(["lost", "before", "middle", "after", "refused", "latest"])
 CRASHES = st.one_of(st.tuples(PLACES, MODES), st.tuples(PLACES, MODES), st.none())
-"""At which operation what happens; counted from the last one where negative, for the last ones are the commit."""
+"""At which operation what happens; counted from the last one where negative: there is the hint, and before it the commit."""
 Crash = tuple[int, Mode] | None
 
 
