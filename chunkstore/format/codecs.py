@@ -19,7 +19,8 @@ BloscShuffle = Literal["noshuffle", "shuffle", "bitshuffle"]
 class Compressor:
     """One of Zarr's core compressors.
 
-    `level` is the compressor's own; `cname`, `shuffle` and `typesize` (bytes of an element) matter to blosc only.
+    `level` is the compressor's own; `cname`, `shuffle`, `typesize` (bytes of an element) and `block_nbytes` (what blosc is told
+    to make its blocks of; 0: as it likes) matter to blosc only.
     """
 
     name: CompressorName
@@ -27,6 +28,7 @@ class Compressor:
     cname: BloscName = "lz4"
     shuffle: BloscShuffle = "noshuffle"
     typesize: int = 1
+    block_nbytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,8 @@ def codecs_to_json(codecs: ChunkCodecs, dtype: np.dtype[Any]) -> list[Json]:
     match codecs.compressor:
         case Compressor("blosc") as c:
             configuration: dict[str, Json] = {"cname": c.cname, "clevel": c.level, "shuffle": c.shuffle}
-            chain.append({"name": "blosc", "configuration": {**configuration, "typesize": c.typesize, "blocksize": 0}})
+            configuration |= {"typesize": c.typesize, "blocksize": c.block_nbytes}
+            chain.append({"name": "blosc", "configuration": configuration})
         case Compressor("zstd") as c:
             chain.append({"name": "zstd", "configuration": {"level": c.level, "checksum": False}})
         case Compressor("gzip") as c:
@@ -235,6 +236,7 @@ def _compressor(node: Node) -> Compressor:
                 configuration.member("cname").choice("lz4", "lz4hc", "blosclz", "zstd", "zlib"),
                 configuration.member("shuffle").choice("noshuffle", "shuffle", "bitshuffle"),
                 configuration.member("typesize").integer(1, 255) if "typesize" in configuration else 1,
+                configuration.member("blocksize").integer(0, MAX_LENGTH) if "blocksize" in configuration else 0,
             )
         case "zstd":
             return Compressor("zstd", node.member("configuration").member("level").integer(-(1 << 17), 22))

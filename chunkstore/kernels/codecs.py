@@ -148,7 +148,7 @@ def _compress(compressor: Compressor, plain: memoryview) -> bytes:
             compressor.cname.encode(),
             compressor.level,
             _SHUFFLE[compressor.shuffle],
-            numcodecs.blosc.AUTOBLOCKS,
+            compressor.block_nbytes,  # 0 is AUTOBLOCKS
             compressor.typesize,
         )
     )

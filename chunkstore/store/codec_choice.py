@@ -6,13 +6,16 @@ array's metadata, and no reader depends on how it was found. Writes nothing. `fi
 Source: docs/decisions/001-chunk-shard-codec.md.
 """
 
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from chunkstore.format.codecs import BloscName, BloscShuffle, ChunkCodecs, Compressor
+from chunkstore.format.layout import floor_power_of_two
 from chunkstore.format.schema import Array, Field, Image, Ragged, stored_dtype
 from chunkstore.kernels.codecs import encode_chunk
 
@@ -27,6 +30,8 @@ ZSTD_OVER_LZ4 = 0.75
 """and at most this share of what lz4 leaves."""
 TIE = 0.95
 """Of one compressor's shuffles a later one must leave less than this share of an earlier one's."""
+BLOCK_NBYTES = (32 << 10, 128 << 10)
+"""Least and most bytes of blosc's blocks: a read of few samples decodes only the blocks in which they lie."""
 NUM_TRIED = 4
 """Chunks, spread over the first rows, on which candidates are tried."""
 
@@ -40,7 +45,7 @@ def choose_codecs(field: Field, *, plain: ChunkCodecs) -> ChooseCodecs:
         return lambda rows, chunk_nbytes: plain
     if field.codec != "auto":
         named = ChunkCodecs(named_compressor(field.codec, typesize), crc32c=True)
-        return lambda rows, chunk_nbytes: named
+        return lambda rows, chunk_nbytes: _in_blocks(named, rows)
     numbers = isinstance(field, Array | Ragged)
     shuffles = [s for s in _SHUFFLE_ORDER if s == "noshuffle" or (numbers and (s == "bitshuffle" or typesize > 1))]
 
@@ -51,8 +56,8 @@ def choose_codecs(field: Field, *, plain: ChunkCodecs) -> ChooseCodecs:
         lz4, lz4_ratio = _smallest((_blosc("lz4", 5, shuffle, typesize) for shuffle in shuffles), pieces)
         zstd, zstd_ratio = _smallest((_zstd(shuffle, typesize) for shuffle in shuffles), pieces)
         if zstd_ratio <= ZSTD_PAYS and zstd_ratio <= ZSTD_OVER_LZ4 * lz4_ratio:
-            return zstd
-        return lz4 if lz4_ratio <= LZ4_PAYS else plain
+            return _in_blocks(zstd, rows)
+        return _in_blocks(lz4, rows) if lz4_ratio <= LZ4_PAYS else plain
 
     return choose
 
@@ -73,6 +78,18 @@ def named_compressor(codec: str, typesize: int) -> Compressor:
             return Compressor("zstd", 3 if level is None else level)
         case _:
             return Compressor("gzip", 5 if level is None else level)
+
+
+def _in_blocks(codecs: ChunkCodecs, rows: npt.NDArray[Any]) -> ChunkCodecs:
+    """With blosc's blocks about as long as a row."""
+    compressor = codecs.compressor
+    if compressor is None or compressor.name != "blosc":
+        return codecs
+    least, most = BLOCK_NBYTES
+    nbytes = min(max(floor_power_of_two(max(1, math.prod(rows.shape[1:]) * rows.itemsize)), least), most)
+    # blosc 1 makes a block of one stream a byte of an element, each as long as asked for, where it compresses by lz4
+    streams = compressor.typesize if compressor.cname == "lz4" else 1
+    return replace(codecs, compressor=replace(compressor, block_nbytes=max(least // 2, nbytes // streams)))
 
 
 def _pieces(values: npt.NDArray[Any], chunk_values: int) -> list[npt.NDArray[Any]]:

@@ -26,8 +26,6 @@ from chunkstore.store.codec_choice import ChooseCodecs
 from chunkstore.store.interface import Data, Store, Upload
 from chunkstore.store.workers import Workers
 
-_AS_THEY_ARE = ChunkCodecs(None, crc32c=False)
-
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -236,11 +234,9 @@ def _encode(
 
 
 def _pieces(codecs: ChunkCodecs, chunk: npt.NDArray[Any]) -> tuple[Data, ...]:
-    """A chunk's stored bytes; uncompressed ones stay where they are, with the checksum beside them."""
-    if codecs.compressor is not None or not codecs.crc32c:
-        return (encode_chunk(codecs, chunk),)
-    data = encode_chunk(_AS_THEY_ARE, chunk)
-    return data, struct.pack("<I", crc32c(data))
+    """A chunk's stored bytes, the checksum beside them; those that are not compressed stay where they are."""
+    data = encode_chunk(ChunkCodecs(codecs.compressor, crc32c=False), chunk)
+    return (data, struct.pack("<I", crc32c(data))) if codecs.crc32c else (data,)
 
 
 def _shrunk(grid: GridShapes, num_rows: int) -> GridShapes:
