@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chunkstore import torch as torch
+    from chunkstore.audit.info import DatasetInfo as DatasetInfo
+    from chunkstore.audit.info import FieldInfo as FieldInfo
+    from chunkstore.audit.info import info as info
+    from chunkstore.audit.verify import verify as verify
     from chunkstore.errors import ChunkstoreError as ChunkstoreError
     from chunkstore.errors import CommitConflict as CommitConflict
     from chunkstore.errors import CorruptChunk as CorruptChunk
@@ -41,49 +45,45 @@ if TYPE_CHECKING:
     from chunkstore.format.schema import Schema as Schema
     from chunkstore.format.schema import Text as Text
     from chunkstore.format.statistics import Statistics as Statistics
+    from chunkstore.history.gc import GcReport as GcReport
+    from chunkstore.history.gc import gc as gc
+    from chunkstore.history.past_versions import VersionInfo as VersionInfo
+    from chunkstore.history.past_versions import diff as diff
+    from chunkstore.history.past_versions import rollback as rollback
+    from chunkstore.history.past_versions import versions as versions
+    from chunkstore.history.tags import tag as tag
     from chunkstore.loader.loader import Loader as Loader
-    from chunkstore.store.add_fields import add_fields as add_fields
-    from chunkstore.store.compact import compact as compact
-    from chunkstore.store.dataset import Dataset as Dataset
-    from chunkstore.store.dataset import open as open
-    from chunkstore.store.field_view import FieldView as FieldView
-    from chunkstore.store.fragments import FragmentWriter as FragmentWriter
-    from chunkstore.store.fragments import commit as commit
-    from chunkstore.store.fragments import fragment as fragment
-    from chunkstore.store.gc import GcReport as GcReport
-    from chunkstore.store.gc import gc as gc
-    from chunkstore.store.history import VersionInfo as VersionInfo
-    from chunkstore.store.history import diff as diff
-    from chunkstore.store.history import rollback as rollback
-    from chunkstore.store.history import versions as versions
-    from chunkstore.store.info import DatasetInfo as DatasetInfo
-    from chunkstore.store.info import FieldInfo as FieldInfo
-    from chunkstore.store.info import info as info
-    from chunkstore.store.present import RaggedBatch as RaggedBatch
-    from chunkstore.store.results import FragmentResult as FragmentResult
-    from chunkstore.store.tags import tag as tag
-    from chunkstore.store.verify import verify as verify
-    from chunkstore.store.writer import Writer as Writer
-    from chunkstore.store.writer import append as append
-    from chunkstore.store.writer import create as create
+    from chunkstore.reading.dataset import Dataset as Dataset
+    from chunkstore.reading.dataset import open as open
+    from chunkstore.reading.field_view import FieldView as FieldView
+    from chunkstore.reading.present import RaggedBatch as RaggedBatch
+    from chunkstore.writing.add_fields import add_fields as add_fields
+    from chunkstore.writing.compact import compact as compact
+    from chunkstore.writing.fragments import FragmentWriter as FragmentWriter
+    from chunkstore.writing.fragments import commit as commit
+    from chunkstore.writing.fragments import fragment as fragment
+    from chunkstore.writing.results import FragmentResult as FragmentResult
+    from chunkstore.writing.writer import Writer as Writer
+    from chunkstore.writing.writer import append as append
+    from chunkstore.writing.writer import create as create
 
 _HOMES = {
     "format.schema": ("Array", "Bytes", "Image", "Ragged", "Schema", "Text"),
     "format.diff": ("StatisticsChange", "VersionDiff"),
     "format.statistics": ("Statistics",),
-    "store.present": ("RaggedBatch",),
-    "store.writer": ("Writer", "append", "create"),
-    "store.fragments": ("FragmentWriter", "commit", "fragment"),
-    "store.results": ("FragmentResult",),
-    "store.add_fields": ("add_fields",),
-    "store.compact": ("compact",),
-    "store.dataset": ("Dataset", "open"),
-    "store.field_view": ("FieldView",),
-    "store.gc": ("GcReport", "gc"),
-    "store.history": ("VersionInfo", "diff", "rollback", "versions"),
-    "store.info": ("DatasetInfo", "FieldInfo", "info"),
-    "store.tags": ("tag",),
-    "store.verify": ("verify",),
+    "reading.present": ("RaggedBatch",),
+    "writing.writer": ("Writer", "append", "create"),
+    "writing.fragments": ("FragmentWriter", "commit", "fragment"),
+    "writing.results": ("FragmentResult",),
+    "writing.add_fields": ("add_fields",),
+    "writing.compact": ("compact",),
+    "reading.dataset": ("Dataset", "open"),
+    "reading.field_view": ("FieldView",),
+    "history.gc": ("GcReport", "gc"),
+    "history.past_versions": ("VersionInfo", "diff", "rollback", "versions"),
+    "audit.info": ("DatasetInfo", "FieldInfo", "info"),
+    "history.tags": ("tag",),
+    "audit.verify": ("verify",),
     "loader.loader": ("Loader",),
     "errors": (
         "ChunkstoreError",

@@ -152,7 +152,7 @@ def tag(
 ) -> None:
     """Name a version for good."""
     from chunkstore.format.tags import tag_key
-    from chunkstore.store import tags
+    from chunkstore.history import tags
 
     try:
         tag_key(name)
@@ -170,9 +170,9 @@ def rollback(
     message: Annotated[str, typer.Option(help="Kept in the new version.")] = "",
 ) -> None:
     """Commit a version with the contents of an older one; those in between stay."""
-    from chunkstore.store import history
+    from chunkstore.history import past_versions
 
-    committed = history.rollback(url, number, message=message)
+    committed = past_versions.rollback(url, number, message=message)
     typer.echo(f"version {committed} has the contents of version {number}")
 
 

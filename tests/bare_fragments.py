@@ -7,7 +7,7 @@ from typing import Any
 import chunkstore as cs
 from chunkstore.format.schema import Schema
 from chunkstore.format.versions import Fragment, Part, Version
-from chunkstore.store.commit import commit_fragments, create_root, read_latest
+from chunkstore.history.commit import commit_fragments, create_root, read_latest
 from chunkstore.store.interface import Store
 
 SCHEMA = Schema({"image": cs.Image("jpeg"), "label": cs.Array("int64")})

@@ -1,8 +1,8 @@
 """What differs between two versions of a dataset, as a value.
 
 Samples are told apart by their ids, which are never reused and which `compact` keeps: samples that only moved to another
-fragment were neither added nor removed. Compares documents alone: never does I/O. `store/history.py` stands before it, the
-command line's tables after it.
+fragment were neither added nor removed. Compares documents alone: never does I/O. `history/past_versions.py` stands before
+it, the command line's tables after it.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ The fragments of pages stand before those in the document, so an append leaves t
 writes does not grow with the dataset. What `gc` has condemned is paged likewise, and is read by those alone who commit or
 collect. A document says of every page its size, checksum and counts; nothing is believed of a page, or allocated for it, before
 they are checked. Never does I/O, and never names a page: whoever commits gives fresh names. `fragments.py` is below it;
-`versions.py` refers to pages, `store/pages.py` reads them.
+`versions.py` refers to pages, `history/pages.py` reads them.
 
 Source: docs/spec/v1.md, "Pages"; docs/decisions/004-pages.md.
 """

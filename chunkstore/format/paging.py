@@ -3,7 +3,7 @@
 A version shares the pages of the one it was made from as far as their fragments still stand at its beginning. What stands after
 them lies in the document until it grows too long; then it goes to fresh pages. A last page with room to spare is written anew
 with what follows it, so that pages are full and few, and a commit writes one of them at most for what one append adds. Pure:
-the bytes are written by `store/commit.py`.
+the bytes are written by `history/commit.py`.
 
 Source: docs/spec/v1.md, "Pages"; docs/decisions/004-pages.md.
 """

@@ -1,7 +1,7 @@
 """The schema: which fields a sample has, and of what type.
 
 Field types are values: what the data are, and, where someone insists, how they are stored. They know their JSON form and the
-NumPy dtype of what is stored; converting user input is `store/encode.py`'s work, choosing chunks `layout.py`'s. Never does I/O.
+NumPy dtype of what is stored; converting user input is `writing/encode.py`'s work, choosing chunks `layout.py`'s. No I/O.
 
 Source: docs/spec/v1.md, "Schema".
 """

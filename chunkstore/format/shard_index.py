@@ -2,7 +2,7 @@
 
 An index is little-endian uint64 (chunks of a whole shard, 2): offset and nbytes, both 2^64−1 for a chunk that is not stored,
 followed by its crc32c, at the end of the object. A decoded index has been checked against the object's size: every range lies
-before the index and none overlaps another. Never does I/O; `store/part.py` fetches, `plan/reads.py` uses it.
+before the index and none overlaps another. Never does I/O; `reading/part.py` fetches, `plan/reads.py` uses it.
 
 Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
 """

@@ -1,7 +1,7 @@
 """Tags: names that people give to versions.
 
 A tag is one sealed document, put if absent and never changed, so a name means the same version for ever. Never does I/O;
-`store/tags.py` writes and reads it.
+`history/tags.py` writes and reads it.
 
 Source: docs/spec/v1.md, "Tags".
 """

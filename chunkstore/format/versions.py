@@ -2,7 +2,7 @@
 
 A version document names, one line a fragment, everything a reader needs to plan an epoch, or the pages that do; the object list
 of a part names every stored object with its size and checksum. Both are sealed (`documents.py`) and read as untrusted. Never
-does I/O; `store/commit.py` writes them in the order that makes a commit atomic.
+does I/O; `history/commit.py` writes them in the order that makes a commit atomic.
 
 Source: docs/spec/v1.md, "Version documents", "Pages".
 """

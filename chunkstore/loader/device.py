@@ -9,7 +9,7 @@ import numpy as np
 
 from chunkstore.format.schema import Array, Field, Ragged, Text
 from chunkstore.kernels.columns import Column, RaggedColumn
-from chunkstore.store.present import RaggedBatch, present_batch, ragged_batch
+from chunkstore.reading.present import RaggedBatch, present_batch, ragged_batch
 
 
 def torch_column(name: str, field: Field, column: Column, device: str, *, decode: bool) -> Any:

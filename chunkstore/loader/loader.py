@@ -21,9 +21,9 @@ from chunkstore.loader.state import ORDER, LoaderState
 from chunkstore.plan.order import DEFAULT_LANES, DEFAULT_WINDOW_NBYTES, Order, Shuffle, plan_order
 from chunkstore.plan.pieces import Piece, Share, StepPlan, plan_pieces
 from chunkstore.plan.reads import Ints
-from chunkstore.store.dataset import Dataset, Url
-from chunkstore.store.dataset import open as open_dataset
-from chunkstore.store.present import Batch, empty_column, present_batch
+from chunkstore.reading.dataset import Dataset, Url
+from chunkstore.reading.dataset import open as open_dataset
+from chunkstore.reading.present import Batch, empty_column, present_batch
 
 NUM_CONNECTIONS = 16
 MIN_MEMORY_NBYTES = 256 << 20

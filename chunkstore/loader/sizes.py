@@ -11,8 +11,8 @@ import numpy as np
 
 from chunkstore.format.schema import Array, Ragged, Schema, has_shapes, stored_dtype
 from chunkstore.plan.reads import Intervals, Ints, total_rows
-from chunkstore.store.dataset import Dataset
-from chunkstore.store.present import Batch, RaggedBatch
+from chunkstore.reading.dataset import Dataset
+from chunkstore.reading.present import Batch, RaggedBatch
 
 _OFFSET_NBYTES = 8
 

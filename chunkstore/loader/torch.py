@@ -15,9 +15,9 @@ from chunkstore.loader.loader import Loader
 from chunkstore.loader.options import checked_epoch
 from chunkstore.loader.ranks import resolve_rank
 from chunkstore.plan.order import Shuffle
-from chunkstore.store.dataset import Dataset, Url
-from chunkstore.store.dataset import open as open_dataset
-from chunkstore.store.present import Batch
+from chunkstore.reading.dataset import Dataset, Url
+from chunkstore.reading.dataset import open as open_dataset
+from chunkstore.reading.present import Batch
 
 
 class StreamDataset(torch.utils.data.IterableDataset[Batch]):

@@ -1,7 +1,7 @@
 """Boxes: what a view wants of each sample of a fixed-shape field, a range an axis.
 
 Slices that a user gives are applied one upon another, as NumPy would; integers are refused, because a view never drops an axis.
-Pure. `store/dataset.py` stands before and after it; `store/array.py` reads only the chunks that a box touches.
+Pure. `reading/dataset.py` stands before and after it; `reading/array.py` reads only the chunks that a box touches.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Which fragments to write anew, as fewer and larger ones.
 
-Pure: from a version's fragments to groups of neighbours, each of which becomes one fragment with one part. `store/compact.py`
+Pure: from a version's fragments to groups of neighbours, each of which becomes one fragment with one part. `writing/compact.py`
 stands after it and does what is planned here.
 
 Source: docs/spec/v1.md, "A compaction".

@@ -1,7 +1,7 @@
 """Reads: from rows wanted to chunks and coalesced byte ranges.
 
 Rows are given as intervals; what comes out says which piece of which chunk goes where in the destination, and which byte ranges
-bring the chunks. Pure: no I/O, nothing decoded. `store/array.py` stands after it and does what is planned here.
+bring the chunks. Pure: no I/O, nothing decoded. `reading/array.py` stands after it and does what is planned here.
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
 Kept as sorted positions where few are selected, else as a bitmap with the number of selected ones before each block of it,
 whichever is smaller; so a selection of N samples takes at most N/8 bytes and a sixteenth of that. Immutable, and never depends
 on how it was asked for: a mask, indices and a split that choose the same samples are the same selection. Pure: no I/O. Before
-it the user's masks and indices; after it `store/dataset.py`, which reads what is selected.
+it the user's masks and indices; after it `reading/dataset.py`, which reads what is selected.
 
 Source: docs/spec/order.md, "Views", for the digest.
 """

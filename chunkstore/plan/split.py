@@ -1,7 +1,7 @@
 """Splits: to which part of a dataset a sample belongs, by a keyed hash of its id and by nothing else.
 
 So a sample stays in its part when others are appended, when fragments are compacted, and whichever view is split. Integers only
-once the fractions are thresholds: every platform gives the same. Pure. `store/dataset.py` stands before and after it.
+once the fractions are thresholds: every platform gives the same. Pure. `reading/dataset.py` stands before and after it.
 
 Source: docs/spec/order.md, "Split"; the mixer is that of its section 1.
 """

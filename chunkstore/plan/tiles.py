@@ -1,7 +1,7 @@
 """Tiles: which chunks of a row a box touches, and what of each goes where.
 
 A row of an array may be spread over a grid of chunks, and a reader may want a box of it only: a range an axis. What comes out
-names the chunks and copies; nothing else of the row is read. Pure. `store/array.py` stands after it.
+names the chunks and copies; nothing else of the row is read. Pure. `reading/array.py` stands after it.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Views: which fields, samples and axes of a version a `Dataset` shows.
 
 Every view is made of the one before it and says where in the version its samples stand; nesting them in any order gives the
-same as doing it at once. Pure: nothing is read here, and nothing depends on how a choice was put. Before it `store/dataset.py`
-with what the user asked for, after it the plan of reads and, for loaders, the order.
+same as doing it at once. Pure: nothing is read here, and nothing depends on how a choice was put. Before it
+`reading/dataset.py` with what the user asked for, after it the plan of reads and, for loaders, the order.
 
 Source: docs/spec/order.md, "Views" and "Split".
 """

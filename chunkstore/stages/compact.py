@@ -1,15 +1,15 @@
 """Compaction of a dataset, with a bar while it is written anew.
 
-Decides nothing. Before it: `cli.py`; after it: `store/compact.py`, which does the work, and the console.
+Decides nothing. Before it: `cli.py`; after it: `writing/compact.py`, which does the work, and the console.
 """
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from chunkstore.format.versions import VersionDocument
-from chunkstore.store.compact import TARGET_NBYTES, compact
+from chunkstore.history.versions import read_document
 from chunkstore.store.location import open_store
-from chunkstore.store.versions import read_document
+from chunkstore.writing.compact import TARGET_NBYTES, compact
 
 
 def show_compaction(console: Console, url: str, *, target_nbytes: int | None, message: str) -> None:

@@ -1,13 +1,13 @@
 """What gc gives up, in a few lines, with a bar while it is deleted.
 
-Decides nothing. Before it: `cli.py`; after it: `store/gc.py`, which does the work, and the console.
+Decides nothing. Before it: `cli.py`; after it: `history/gc.py`, which does the work, and the console.
 """
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from chunkstore.history.gc import GcReport, gc
 from chunkstore.stages.info import told_nbytes
-from chunkstore.store.gc import GcReport, gc
 
 MAX_RANGES = 20
 """Runs of version numbers that are told one by one."""

@@ -1,6 +1,6 @@
 """The damage of a dataset, as a table, with a bar while it is looked for.
 
-Repairs nothing. Before it: `cli.py`; after it: `store/verify.py`, which does the work, and the console.
+Repairs nothing. Before it: `cli.py`; after it: `audit/verify.py`, which does the work, and the console.
 """
 
 from rich import box
@@ -9,8 +9,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from chunkstore.store.damage import Damage
-from chunkstore.store.verify import Report, verify
+from chunkstore.audit.damage import Damage
+from chunkstore.audit.verify import Report, verify
 
 
 def show_damage(console: Console, url: str, *, version: int | None = None, deep: bool = False) -> bool:

@@ -1,1 +1,1 @@
-"""Datasets in stores: locations, writing, committing, reading."""
+"""Stores: bytes under keys, wherever they lie."""

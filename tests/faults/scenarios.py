@@ -11,9 +11,9 @@ import chunkstore as cs
 from chunkstore.errors import DatasetNotFound
 from chunkstore.format.pages import page_key
 from chunkstore.format.versions import OBJECTS_NAME
+from chunkstore.reading.part import read_objects
 from chunkstore.store.interface import Store
 from chunkstore.store.memory import MemoryStore
-from chunkstore.store.part import read_objects
 
 PAGES = "_chunkstore/pages"
 SCHEMA = {"x": cs.Array("int64"), "name": cs.Bytes()}

@@ -10,6 +10,7 @@ from faults.overlay import Overlay, flipped
 from faults.scenarios import Rows, memory_store, rows_of
 
 import chunkstore as cs
+from chunkstore.audit.object_check import group_damage, object_damage
 from chunkstore.errors import ChunkstoreError, InvalidDataset, MissingObject, UnsupportedFormat, VersionExpired
 from chunkstore.format import paging
 from chunkstore.format.metadata import ArrayMetadata
@@ -17,11 +18,10 @@ from chunkstore.format.pages import page_key
 from chunkstore.format.shard_index import index_nbytes
 from chunkstore.format.tags import tag_key
 from chunkstore.format.versions import LATEST_KEY, OBJECTS_NAME, version_key
-from chunkstore.store.commit import read_latest, read_version
-from chunkstore.store.dataset import Dataset
-from chunkstore.store.object_check import group_damage, object_damage
-from chunkstore.store.part import read_documents
-from chunkstore.store.tags import read_tagged
+from chunkstore.history.commit import read_latest, read_version
+from chunkstore.history.tags import read_tagged
+from chunkstore.reading.dataset import Dataset
+from chunkstore.reading.part import read_documents
 
 SCHEMA = {
     "x": cs.Array("int64", chunk=2, shard=4),

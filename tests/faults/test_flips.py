@@ -17,9 +17,9 @@ import chunkstore as cs
 from chunkstore.errors import CorruptChunk, CorruptSample
 from chunkstore.format.metadata import ArrayMetadata
 from chunkstore.format.shard_index import decode_index, index_nbytes
-from chunkstore.store.commit import read_latest
-from chunkstore.store.dataset import Dataset
-from chunkstore.store.part import read_documents
+from chunkstore.history.commit import read_latest
+from chunkstore.reading.dataset import Dataset
+from chunkstore.reading.part import read_documents
 
 NUM_FLIPS = 2000
 FIRST, N = 9, 300

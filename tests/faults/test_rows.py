@@ -33,22 +33,22 @@ ROWS = {
         tests/faults/test_kills.py test_forty_kills_lose_nothing_that_was_acknowledged""",
     "commit lands, the answer is lost": """
         tests/faults/test_crashes.py test_whatever_happens_at_any_operation_leaves_the_old_or_the_new
-        tests/store/test_commit.py test_a_lost_answer_after_the_commit_makes_one_version
-        tests/store/test_commit.py test_a_lost_answer_whose_place_another_writer_took_is_rebased""",
+        tests/history/test_commit.py test_a_lost_answer_after_the_commit_makes_one_version
+        tests/history/test_commit.py test_a_lost_answer_whose_place_another_writer_took_is_rebased""",
     "two writers commit at once": """
-        tests/store/test_commit.py test_processes_that_append_at_once_lose_nothing
-        tests/store/test_commit.py test_of_two_creations_one_wins_and_the_other_says_so""",
+        tests/history/test_commit.py test_processes_that_append_at_once_lose_nothing
+        tests/history/test_commit.py test_of_two_creations_one_wins_and_the_other_says_so""",
     "a store that ignores put-if-absent": f"""
         tests/store/test_object.py test_a_store_that_ignores_put_if_absent_is_read_only
         {HERE} test_a_store_that_ignores_put_if_absent_gets_no_dataset""",
     "absent shard or chunk": f"""
-        tests/store/test_damage.py test_an_absent_shard_is_an_error_and_never_a_fill_value
+        tests/reading/test_damage.py test_an_absent_shard_is_an_error_and_never_a_fill_value
         {HERE} test_any_object_of_a_part_that_is_gone_is_told_by_name""",
     "flipped bit in chunk, index, version document": f"""
         tests/faults/test_flips.py test_two_thousand_flips_are_each_named_and_none_is_served
         tests/faults/test_documents.py test_a_version_document
         tests/faults/test_documents.py test_an_index_of_a_shard
-        tests/store/test_damage.py test_damage_on_the_way_is_mended_by_asking_again
+        tests/reading/test_damage.py test_damage_on_the_way_is_mended_by_asking_again
         {HERE} test_a_document_damaged_on_the_way_is_asked_for_again""",
     "short body, wrong Content-Range, 200 to a ranged GET": f"""
         tests/store/test_object.py test_a_server_that_ignores_ranges_is_found_out
@@ -65,10 +65,10 @@ ROWS = {
     "slow or silent connection": "tests/store/test_object.py test_a_silent_server_is_an_error_within_the_deadline",
     "fork after threads have started": """
         tests/store/test_object.py test_a_forked_child_gets_an_error_or_a_store_that_works_never_a_hang
-        tests/store/test_dataset.py test_a_used_local_dataset_works_in_a_forked_child
-        tests/store/test_dataset.py test_a_used_s3_dataset_says_so_in_a_forked_child
+        tests/reading/test_dataset.py test_a_used_local_dataset_works_in_a_forked_child
+        tests/reading/test_dataset.py test_a_used_s3_dataset_says_so_in_a_forked_child
         tests/store/test_memory.py test_a_forked_child_reads_its_copy_and_may_not_write_to_it
-        tests/store/test_writer_failures.py test_a_forked_child_is_refused_and_does_not_touch_what_its_parent_writes
+        tests/writing/test_writer_failures.py test_a_forked_child_is_refused_and_does_not_touch_what_its_parent_writes
         tests/loader/test_failures.py test_a_fork_in_the_middle_of_reading_does_not_hang""",
 }
 QUICK = {

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 import chunkstore as cs
 from chunkstore.errors import CommitConflict, StoreError, VersionExpired
-from chunkstore.store.commit import read_latest
+from chunkstore.history.commit import read_latest
 
 FIELDS: dict[str, Any] = {
     "x": cs.Array("int64"),

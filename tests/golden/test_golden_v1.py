@@ -24,7 +24,7 @@ from chunkstore.format.documents import seal
 from chunkstore.format.shard_index import encode_index
 from chunkstore.plan.order import FragmentExtent, list_positions, plan_order
 from chunkstore.plan.steps import rank_places
-from chunkstore.store.present import RaggedBatch
+from chunkstore.reading.present import RaggedBatch
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "v1"

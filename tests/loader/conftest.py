@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import chunkstore as cs
-from chunkstore.store.commit import read_version
+from chunkstore.history.commit import read_version
 from chunkstore.store.location import open_store
 
 WIDTH = 8

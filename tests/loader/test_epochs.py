@@ -98,7 +98,7 @@ def test_the_order_is_the_same_for_any_threads_memory_cache_and_fields(make_data
     fields = data.draw(st.lists(st.sampled_from(["x", "tokens", "name"]), unique=True))
     device = data.draw(st.sampled_from([None, "cpu"]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chunkstore.store.parts.CACHE_NBYTES", data.draw(st.sampled_from([0, 1 << 12, 64 << 20])))
+        patch.setattr("chunkstore.reading.parts.CACHE_NBYTES", data.draw(st.sampled_from([0, 1 << 12, 64 << 20])))
         dataset = cs.open(url).select("y", *fields)
         assert labels(cs.Loader(dataset, 48, device=device, **order, **resources)) == expected
 

@@ -105,7 +105,7 @@ SLOW = """
 import sys, threading, time
 import numpy as np
 import chunkstore as cs
-from chunkstore.store.commit import read_version
+from chunkstore.history.commit import read_version
 from chunkstore.store.location import open_store
 
 class Slow:

@@ -43,9 +43,7 @@ any_lanes = st.one_of(st.sampled_from([1, 2, 3, 4, 8, 16, 64, 100]), st.integers
 
 
 def cases(most_samples=400, lanes=any_lanes):
-    fragment = st.tuples(
-        st.integers(0, most_samples), st.integers(1, 128), st.integers(0, 200_000)
-    )
+    fragment = st.tuples(st.integers(0, most_samples), st.integers(1, 128), st.integers(0, 200_000))
     return st.builds(
         Case,
         fragments=st.lists(fragment, max_size=5).map(tuple),

@@ -1,0 +1,1 @@
+"""What a dataset is and holds, and whether all of it is there."""

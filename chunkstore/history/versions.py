@@ -1,0 +1,201 @@
+"""Reading versions: a numbered one, the latest one, or only the document of one.
+
+The hint names the latest version and its pages, so that a reader asks for all of them at once: two round trips, one more for
+each version that the hint misses. The hint decides nothing; the documents do. Writes nothing. `commit.py` commits on what is
+found here; `dataset.py` and `history.py` open it.
+
+Source: docs/spec/v1.md, "The latest version", "Pages".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from chunkstore.errors import DatasetNotFound, InvalidDataset, MissingObject, VersionExpired
+from chunkstore.format.documents import Json, unseal
+from chunkstore.format.fragments import UUID
+from chunkstore.format.pages import MAX_PAGE_NBYTES
+from chunkstore.format.versions import LATEST_KEY, Version, VersionDocument, version_key
+from chunkstore.history.pages import Pages
+from chunkstore.store.fetch import NUM_CONNECTIONS
+from chunkstore.store.interface import Store
+from chunkstore.store.threads import JobThreads
+
+MAX_DOCUMENT_NBYTES = 16 << 20
+"""Of a version document, whose long lists are in pages: a schema of 4,096 ragged fields and their statistics."""
+MAX_HINT_NBYTES = 1 << 16
+MAX_EARLY_PAGES = 1000
+MAX_EARLY_NBYTES = 32 << 20
+"""Pages that are asked for because a hint names them, before anything is known for certain."""
+MAX_STEPS = 8
+"""Versions that are looked for one by one beyond a hint before the steps get longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """What the hint says of the latest version, which may be old or wrong.
+
+    Attributes:
+        number: Of the version.
+        pages: Id and size of each page of fragments, as far as they may be asked for early.
+    """
+
+    number: int
+    pages: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, version: Version) -> "Hint":
+        """The hint at a version that was committed."""
+        return cls(version.number, _early([(page.ref.id, page.ref.nbytes) for page in version.pages]))
+
+    def to_json(self) -> dict[str, Json]:
+        """The stored form."""
+        hint: dict[str, Json] = {"number": self.number}
+        return {**hint, "pages": [list(page) for page in self.pages]} if self.pages else hint
+
+
+def read_version(store: Store, number: int | None = None, *, pages: Pages | None = None) -> Version:
+    """Version `number`, or the latest.
+
+    The latest takes two sequential round trips when the hint is current, one more for each version it misses, and one if it
+    does not know all pages.
+
+    Args:
+        store: Of the dataset.
+        number: Of the version; the latest if None.
+        pages: Pages that are known already; what is read is added.
+
+    Raises:
+        DatasetNotFound: there is no dataset, or no such version.
+        InvalidDataset: the document or a page is damaged.
+        MissingObject: the document is absent, though a later one is there; or a page.
+        VersionExpired: `gc` has dropped the version.
+    """
+    if number is None:
+        return read_latest(store, pages=pages)
+    return _completed(read_document(store, number), pages or Pages(store))
+
+
+def read_document(store: Store, number: int) -> VersionDocument:
+    """The document of version `number`, without the pages that it refers to; raises as `read_version` does."""
+    document = find_document(store, number)
+    if document is None:
+        latest = read_latest(store)
+        if 0 < number < latest.number:
+            raise MissingObject(
+                f"{store.url}/{version_key(number)} is absent, though version {latest.number} is there, and gc would leave a"
+                " tombstone; restore the object"
+            )
+        raise DatasetNotFound(f"{store.url}: version {number} does not exist; the latest is {latest.number}")
+    return document
+
+
+def read_latest(store: Store, *, pages: Pages | None = None) -> Version:
+    """The latest version; see `read_version`."""
+    version = find_latest(store, pages=pages)
+    if version is None:
+        raise DatasetNotFound(f"no chunkstore dataset at {store.url}; create one with chunkstore.create(url, schema)")
+    return version
+
+
+def find_latest(store: Store, *, pages: Pages | None = None) -> Version | None:
+    """The latest version, None where there is none."""
+    pages = pages or Pages(store)
+    hint = _read_hint(store)
+    if hint is None or (version := find_beyond(store, hint, pages)) is None:
+        return find_beyond(store, Hint(1), pages)
+    return version
+
+
+def find_beyond(store: Store, hint: Hint, pages: Pages) -> Version | None:
+    """The last version, known to be that of the hint or a later one; None if there is none of its number.
+
+    Numbers are never freed, so versions stand in an unbroken row, whose end is found by steps of one, then longer ones.
+    """
+    number = hint.number
+    threads = JobThreads(min(2 + len(hint.pages), NUM_CONNECTIONS), "chunkstore-open")
+    try:
+        here, following = threads.submit(_read_bytes, store, number), threads.submit(_read_next, store, number + 1)
+        pages.ask_early(threads, hint.pages)
+        last, after = here.result(), following.result()
+        if last is None:
+            return None
+        step = taken = 0
+        while after is not None:
+            number, last = number + max(1, step), after
+            taken += 1
+            step = 1 if taken < MAX_STEPS else step * 2
+            after = _read_next(store, number + step)
+        while step > 1:  # a version is at `number`, none at number + step
+            step = (step + 1) // 2
+            if (after := _read_next(store, number + step)) is not None:
+                number, last = number + step, after
+        try:
+            document = parse_document(store, number, last)
+        except VersionExpired as error:
+            raise InvalidDataset(
+                f"{store.url}: the last version, {number}, is a tombstone, which gc leaves for older ones only; restore the"
+                " objects of the versions after it"
+            ) from error
+        return _completed(document, pages)
+    finally:
+        threads.close()
+
+
+def find_document(store: Store, number: int) -> VersionDocument | None:
+    """The document of version `number`, None where it is absent."""
+    data = _read_bytes(store, number)
+    return None if data is None else parse_document(store, number, data)
+
+
+def parse_document(store: Store, number: int, data: bytes) -> VersionDocument:
+    """The document in the bytes that lie at the key of version `number`; raises as `VersionDocument.from_json` does."""
+    where = f"{store.url}/{version_key(number)}"
+    document = VersionDocument.from_json(unseal(data, where))
+    if document.inline.number != number:
+        raise InvalidDataset(f"{where}: holds version {document.inline.number}")
+    return document
+
+
+def _completed(document: VersionDocument, pages: Pages) -> Version:
+    return document.complete(pages.fragments(document.pages), pages.condemned)
+
+
+def _read_next(store: Store, number: int) -> bytes | None:
+    """A version that may not be there yet; without permission to list, S3 answers 403 for what is absent."""
+    try:
+        return _read_bytes(store, number)
+    except PermissionError:
+        return None
+
+
+def _read_bytes(store: Store, number: int) -> bytes | None:
+    key = version_key(number)
+    try:
+        return store.read(key, limit_nbytes=MAX_DOCUMENT_NBYTES)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InvalidDataset(f"{store.url}/{key}: larger than any version document: {error}") from error
+
+
+def _read_hint(store: Store) -> Hint | None:
+    """The hint; None where it is absent or damaged, since it is only a hint."""
+    try:
+        node = unseal(store.read(LATEST_KEY, limit_nbytes=MAX_HINT_NBYTES), LATEST_KEY)
+        number, pages = node.member("number").integer(1), []
+        for item in node.member("pages").items() if "pages" in node else ():
+            identity, nbytes = item.items(length=2)
+            pages.append((identity.string(UUID), nbytes.integer(1, MAX_PAGE_NBYTES)))
+    except (FileNotFoundError, PermissionError, InvalidDataset, ValueError):
+        return None
+    return Hint(number, _early(pages))
+
+
+def _early(pages: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    """The first pages, as many as may be asked for early."""
+    taken, room = [], MAX_EARLY_NBYTES
+    for page in pages[:MAX_EARLY_PAGES]:
+        if (room := room - page[1]) < 0:
+            break
+        taken.append(page)
+    return tuple(taken)
