@@ -38,6 +38,12 @@ def seal(document: Mapping[str, object]) -> bytes:
     return b'{"crc32c":"%08x","document":%s}' % (crc32c(body), body)
 
 
+def is_sealed(data: bytes) -> bool:
+    """Whether the bytes are a sealed document whose checksum is right; what it says may be wrong all the same."""
+    prefix = _PREFIX.match(data)
+    return prefix is not None and data.endswith(b"}") and int(prefix[1], 16) == crc32c(data[_PREFIX_NBYTES:-1])
+
+
 def unseal(data: bytes, where: str) -> "Node":
     """The document in `data`, its checksum verified.
 

@@ -10,6 +10,7 @@ Source: docs/spec/v1.md, "Pages", "The latest version".
 import contextlib
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from zlib import crc32
 
 from chunkstore.errors import InvalidDataset, MissingObject, StoreError
@@ -22,6 +23,7 @@ from chunkstore.format.pages import (
     fragments_from_page,
     page_key,
 )
+from chunkstore.store.documents import read_twice_if_damaged
 from chunkstore.store.fetch import NUM_CONNECTIONS
 from chunkstore.store.interface import Store
 from chunkstore.store.threads import JobThreads
@@ -101,13 +103,15 @@ class Pages:
             # a hint is only a hint: whatever went wrong is told when the page is read because the document says so
             with contextlib.suppress(OSError, ValueError, StoreError, CancelledError):
                 data = future.result()
-                if len(data) == ref.nbytes and crc32(data) == ref.crc32:
+                if _is_intact(ref, data):
                     return data
         return None
 
     def _read_one(self, ref: PageRef | CondemnedRef) -> bytes:
         try:
-            return self._store.read(page_key(ref.id), limit_nbytes=ref.nbytes)
+            return read_twice_if_damaged(
+                self._store, page_key(ref.id), limit_nbytes=ref.nbytes, is_intact=partial(_is_intact, ref)
+            )
         except FileNotFoundError:
             raise MissingObject(
                 f"{self._where(ref)} is named by a version but absent from the store; restore the object"
@@ -119,3 +123,7 @@ class Pages:
 
     def _where(self, ref: PageRef | CondemnedRef) -> str:
         return f"{self._store.url}/{page_key(ref.id)}"
+
+
+def _is_intact(ref: PageRef | CondemnedRef, data: bytes) -> bool:
+    return len(data) == ref.nbytes and crc32(data) == ref.crc32

@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from chunkstore.errors import CommitConflict, DatasetNotFound, InvalidDataset, StoreError, VersionExpired
-from chunkstore.format.documents import seal, unseal
+from chunkstore.format.documents import is_sealed, seal, unseal
 from chunkstore.format.tags import TAGS_PREFIX, Tag, tag_key, tag_name
 from chunkstore.format.versions import Version
 from chunkstore.history.commit import new_id, now, read_latest, read_version
+from chunkstore.store.documents import read_twice_if_damaged
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
 
@@ -184,11 +185,12 @@ def _find(store: Store, name: str) -> Tag | None:
     key = tag_key(name)
     where = f"{store.url}/{key}"
     try:
-        return Tag.from_json(unseal(store.read(key, limit_nbytes=MAX_TAG_NBYTES), where))
+        data = read_twice_if_damaged(store, key, limit_nbytes=MAX_TAG_NBYTES, is_intact=is_sealed)
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise InvalidDataset(f"{where}: larger than any tag: {error}") from error
+    return Tag.from_json(unseal(data, where))
 
 
 def _is_web_server(store: Store) -> bool:

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chunkstore.errors import DatasetNotFound, InvalidDataset, MissingObject, VersionExpired
-from chunkstore.format.documents import Json, unseal
+from chunkstore.format.documents import Json, is_sealed, unseal
 from chunkstore.format.fragments import UUID
 from chunkstore.format.pages import MAX_PAGE_NBYTES
 from chunkstore.format.versions import LATEST_KEY, Version, VersionDocument, version_key
 from chunkstore.history.pages import Pages
+from chunkstore.store.documents import read_twice_if_damaged
 from chunkstore.store.fetch import NUM_CONNECTIONS
 from chunkstore.store.interface import Store
 from chunkstore.store.threads import JobThreads
@@ -171,7 +172,7 @@ def _read_next(store: Store, number: int) -> bytes | None:
 def _read_bytes(store: Store, number: int) -> bytes | None:
     key = version_key(number)
     try:
-        return store.read(key, limit_nbytes=MAX_DOCUMENT_NBYTES)
+        return read_twice_if_damaged(store, key, limit_nbytes=MAX_DOCUMENT_NBYTES, is_intact=is_sealed)
     except FileNotFoundError:
         return None
     except ValueError as error:

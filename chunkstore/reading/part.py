@@ -26,6 +26,7 @@ from chunkstore.reading.array import DamagedRows, StoredArray
 from chunkstore.reading.cache import ChunkCache
 from chunkstore.reading.present import empty_column
 from chunkstore.reading.verified import Check
+from chunkstore.store.documents import read_twice_if_damaged
 from chunkstore.store.interface import Store
 from chunkstore.store.side_by_side import Level, do_all
 
@@ -325,18 +326,21 @@ def _shards_by_array(objects: Mapping[str, StoredObject]) -> dict[str, dict[str,
 def _read_document(store: Store, part: Part, name: str, stored: StoredObject) -> tuple[bytes, str]:
     key = f"{part.path}/{name}"
     where = f"{store.url}/{key}"
-    for attempt in (1, 2):
-        try:
-            data = store.read(key, limit_nbytes=stored.nbytes)
-        except FileNotFoundError as error:
-            raise MissingObject(f"{where} is named by the version but absent from the store; {TO_DO}") from error
-        except ValueError as error:
-            raise InvalidDataset(f"{where}: longer than the {stored.nbytes} bytes recorded; {TO_DO}") from error
-        if len(data) == stored.nbytes and (computed := crc32(data)) == stored.crc32:
-            return data, where
-        if attempt == 2 and len(data) != stored.nbytes:
-            raise InvalidDataset(f"{where}: {len(data)} bytes, {stored.nbytes} recorded; {TO_DO}")
-    raise InvalidDataset(f"{where}: crc32 mismatch: stored {stored.crc32:08x}, computed {computed:08x}; {TO_DO}")
+
+    def is_intact(data: bytes) -> bool:
+        return len(data) == stored.nbytes and crc32(data) == stored.crc32
+
+    try:
+        data = read_twice_if_damaged(store, key, limit_nbytes=stored.nbytes, is_intact=is_intact)
+    except FileNotFoundError as error:
+        raise MissingObject(f"{where} is named by the version but absent from the store; {TO_DO}") from error
+    except ValueError as error:
+        raise InvalidDataset(f"{where}: longer than the {stored.nbytes} bytes recorded; {TO_DO}") from error
+    if len(data) != stored.nbytes:
+        raise InvalidDataset(f"{where}: {len(data)} bytes, {stored.nbytes} recorded; {TO_DO}")
+    if (computed := crc32(data)) != stored.crc32:
+        raise InvalidDataset(f"{where}: crc32 mismatch: stored {stored.crc32:08x}, computed {computed:08x}; {TO_DO}")
+    return data, where
 
 
 def _rows(intervals: Intervals) -> npt.NDArray[np.int64]:

@@ -21,7 +21,8 @@ from chunkstore.errors import (
     ReadOnlyStore,
     StoreError,
 )
-from chunkstore.format.versions import LATEST_KEY
+from chunkstore.format.tags import tag_key
+from chunkstore.format.versions import LATEST_KEY, version_key
 from chunkstore.store.location import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -158,12 +159,32 @@ class DamagingOnce(RecordingStore):
         return data[:-3] + bytes([data[-3] ^ 4]) + data[-2:] if damages else data
 
 
-@pytest.mark.parametrize("name", [LATEST_KEY, "/zarr.json", "_objects.json"])
+@pytest.mark.parametrize("name", [LATEST_KEY, "/zarr.json", "_objects.json", version_key(1), tag_key("v1")])
 def test_a_document_damaged_on_the_way_is_asked_for_again(objects: dict[str, bytes], name: str) -> None:
-    store: Any = DamagingOnce(store_of(objects))
+    inner = store_of(objects)
+    cs.tag(inner, "v1")
+    for options in ({"tag": "v1"}, {"version": 1}, {}):
+        store: Any = DamagingOnce(inner)
+        store.name = name
+        assert is_right(cs.open(store, **options)[:])
+        assert len(store.of("read")) == len({operation.key for operation in store.of("read")}) + any(
+            operation.key.endswith(name) and name != LATEST_KEY for operation in store.of("read")
+        )
+    store = DamagingOnce(inner)
     store.name = name
-    assert is_right(cs.open(store)[:])
-    assert any(operation.key.endswith(name) for operation in store.of("read"))
+    assert [(line.number, line.tags) for line in cs.versions(store)] == [(1, ("v1",))]
+
+
+@pytest.mark.parametrize("name", [version_key(1), tag_key("v1")])
+def test_a_document_that_stays_damaged_is_asked_for_twice_and_refused(objects: dict[str, bytes], name: str) -> None:
+    inner = store_of(objects)
+    cs.tag(inner, "v1")
+    data = inner.read(name)
+    inner.write(name, data[:-3] + bytes([data[-3] ^ 4]) + data[-2:])
+    store = RecordingStore(inner)
+    with pytest.raises(InvalidDataset, match=f"{name}.*crc32c mismatch"):
+        cs.open(store, tag="v1")
+    assert [operation.key for operation in store.of("read")].count(name) == 2
 
 
 @pytest.mark.parametrize("fault", ["cuts_bodies", "shifts_ranges", "hides_shifts", "ignores_ranges"])

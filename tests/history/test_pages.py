@@ -109,7 +109,11 @@ def test_a_hint_that_says_a_page_is_smaller_is_not_believed(local_paged: Store) 
     assert read_latest(local_paged).fragments == bare_fragments(COUNT)
 
 
-def test_a_page_damaged_on_its_way_is_read_once_more(local_paged: Store) -> None:
+@pytest.mark.parametrize("hinted", [True, False])
+def test_a_page_damaged_on_its_way_is_read_once_more(local_paged: Store, hinted: bool) -> None:
+    if not hinted:
+        local_paged.delete([LATEST_KEY])
+
     class Flips(RecordingStore):
         def read(self, key: str, *, limit_nbytes: int | None = None) -> bytes:
             data = super().read(key, limit_nbytes=limit_nbytes)
