@@ -68,6 +68,13 @@ def intervals_of_rows(rows: Ints) -> Intervals:
     return np.stack([starts, stops], axis=1)
 
 
+def rows_of_intervals(intervals: Intervals) -> Ints:
+    """The rows of intervals, in their order: what `intervals_of_rows` undoes."""
+    lengths = intervals[:, 1] - intervals[:, 0]
+    within = np.arange(int(lengths.sum())) - np.repeat(_exclusive_cumsum(lengths), lengths)
+    return within + np.repeat(intervals[:, 0], lengths)
+
+
 def total_rows(intervals: Intervals) -> int:
     """Rows of all intervals together."""
     return int((intervals[:, 1] - intervals[:, 0]).sum())

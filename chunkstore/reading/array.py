@@ -84,7 +84,7 @@ class StoredArray:
         """The rows of `intervals`, one after another: (rows, *row shape), in the stored dtype.
 
         Args:
-            intervals: Half-open, within the array.
+            intervals: Half-open, within the array, in any order.
             verify: Whether checksums of chunks are compared.
             box: What is wanted of each row, a slice an axis, with steps of at least 1; the whole row if None. Only chunks that
                 it touches are read.
@@ -96,7 +96,7 @@ class StoredArray:
         """
         metadata = self.metadata
         if box is None and total_rows(intervals) * metadata.row_nbytes > MAX_UNSEEN_NBYTES:
-            self._check_size(int(intervals[-1, 1]) - 1)
+            self._check_size(int(intervals[:, 1].max()) - 1)
         tiles = self._tiles(box)
         out = np.empty((total_rows(intervals), *(len(r) for r in tiles.ranges)), metadata.numpy_dtype)
         if out.nbytes == 0:

@@ -327,8 +327,11 @@ class Dataset:
         if ascending:
             return self._read(intervals_of_rows(positions), names)
         unique, inverse = np.unique(positions, return_inverse=True)
-        columns = self._read(intervals_of_rows(unique), names)
-        return {name: take(column, inverse.astype(np.int64)) for name, column in columns.items()}
+        columns = self._read(intervals_of_rows(unique), names, of_arrays=intervals_of_rows(positions))
+        return {
+            name: column if isinstance(self.schema[name], Array) else take(column, inverse.astype(np.int64))
+            for name, column in columns.items()
+        }
 
     def read_intervals(self, intervals: Intervals, names: Sequence[str] | None = None) -> dict[str, Column]:
         """Columns of the samples in sorted, disjoint intervals of indices, in that order."""
@@ -338,15 +341,20 @@ class Dataset:
         """How many values each sample of sorted, disjoint intervals has in a field whose samples differ: int64 (samples,)."""
         return self._parts.read_lengths(name, self._view.intervals(intervals))
 
-    def _read(self, intervals: Intervals, names: Sequence[str] | None) -> dict[str, Column]:
-        """Columns of intervals of the version; fields of a remote dataset are read side by side."""
+    def _read(
+        self, intervals: Intervals, names: Sequence[str] | None, *, of_arrays: Intervals | None = None
+    ) -> dict[str, Column]:
+        """Columns of intervals of the version, of `of_arrays` for fields whose rows are read in any order.
+
+        Fields of a remote dataset are read side by side.
+        """
         names = tuple(self.schema) if names is None else tuple(names)
         jobs = [
             partial(
                 self._parts.read,
                 name,
                 self.schema[name],
-                intervals,
+                intervals if of_arrays is None or not isinstance(self.schema[name], Array) else of_arrays,
                 verify=_CHECKS[self._verify],
                 box=self._view.box(name),
             )

@@ -21,7 +21,7 @@ from chunkstore.format.metadata import ArrayMetadata
 from chunkstore.format.schema import Array, Field, Ragged, Schema, has_shapes, stored_dtype
 from chunkstore.format.versions import OBJECTS_NAME, Fragment, Part, StoredObject, objects_from_json
 from chunkstore.kernels.columns import Column, RaggedColumn, crc32c_samples
-from chunkstore.plan.reads import Intervals
+from chunkstore.plan.reads import Intervals, rows_of_intervals
 from chunkstore.reading.array import DamagedRows, StoredArray
 from chunkstore.reading.cache import ChunkCache
 from chunkstore.reading.present import empty_column
@@ -87,7 +87,7 @@ class OpenPart:
         verify: Check = True,
         box: tuple[slice, ...] | None = None,
     ) -> Column:
-        """The samples of `intervals` (rows of the fragment, sorted, none twice) of one field.
+        """The samples of `intervals` (rows of the fragment; sorted and none twice but for an `Array`) of one field.
 
         Args:
             name: Of the field.
@@ -112,7 +112,7 @@ class OpenPart:
                 return self._read_rows(name, name, intervals, verify=verify, box=box)
             return self._read_ragged(name, field, intervals, verify=verify)
         except (InvalidDataset, MissingObject, StoreError) as error:
-            samples = self._samples(int(intervals[0, 0]), int(intervals[-1, 1]))
+            samples = self._samples(int(intervals[:, 0].min()), int(intervals[:, 1].max()))
             raise type(error)(f"{error} (while reading field {name!r}, {samples})") from error
 
     def _read_rows(
@@ -135,7 +135,7 @@ class OpenPart:
         try:
             data = values.read(joined, verify=verify)
         except DamagedRows as damage:
-            rows = _rows(intervals)[(spans[:, 0] < damage.stop) & (spans[:, 1] > damage.start)]
+            rows = rows_of_intervals(intervals)[(spans[:, 0] < damage.stop) & (spans[:, 1] > damage.start)]
             raise CorruptChunk(self._told(damage, name, int(rows[0]), int(rows[-1]) + 1)) from damage
         if checked:
             self._verify_samples(name, values, intervals, spans, offsets, data, beside["crc"])
@@ -171,7 +171,7 @@ class OpenPart:
             again = values.read(spans[i : i + 1].astype(np.int64))
             expected = int(stored[i])
             if (computed := crc32c(again.view(np.uint8))) != expected:
-                sample = self._position + int(_rows(intervals)[i])
+                sample = self._position + int(rows_of_intervals(intervals)[i])
                 shard = int(spans[i, 0]) // values.metadata.shard_shape[0]
                 raise CorruptSample(
                     f"crc32c mismatch in {self._store.url}/{self._part.path}/{name}/values/{values.metadata.shard_key(shard)}, "
@@ -341,12 +341,6 @@ def _read_document(store: Store, part: Part, name: str, stored: StoredObject) ->
     if (computed := crc32(data)) != stored.crc32:
         raise InvalidDataset(f"{where}: crc32 mismatch: stored {stored.crc32:08x}, computed {computed:08x}; {TO_DO}")
     return data, where
-
-
-def _rows(intervals: Intervals) -> npt.NDArray[np.int64]:
-    lengths = intervals[:, 1] - intervals[:, 0]
-    within: npt.NDArray[np.int64] = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return within + np.repeat(intervals[:, 0], lengths)
 
 
 def _join_adjacent(spans: npt.NDArray[np.int64]) -> Intervals:

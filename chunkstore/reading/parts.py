@@ -18,8 +18,8 @@ from chunkstore.errors import ChunkstoreError, MissingObject, VersionExpired
 from chunkstore.format.schema import Array, Field
 from chunkstore.format.versions import Version
 from chunkstore.history.commit import read_latest, read_version
-from chunkstore.kernels.columns import Column, RaggedColumn
-from chunkstore.plan.reads import Intervals, Ints
+from chunkstore.kernels.columns import Column, RaggedColumn, take
+from chunkstore.plan.reads import Intervals, Ints, intervals_of_rows, rows_of_intervals
 from chunkstore.plan.tiles import Box
 from chunkstore.reading.cache import ChunkCache
 from chunkstore.reading.part import OpenPart
@@ -46,12 +46,12 @@ class Reader(Protocol):
         verify: Check = True,
         box: Box | None = None,
     ) -> Column:
-        """The samples of sorted, disjoint intervals of positions, one field of them.
+        """The samples of sorted, disjoint intervals of positions, one after another, one field of them.
 
         Args:
             name: Of the field.
             field: Its type, in the shape that `box` leaves.
-            intervals: Of positions.
+            intervals: Of positions; of an `Array` field in any order, and overlapping if need be.
             verify: Whether checksums are compared.
             box: What is wanted of each sample of an `Array` field, a slice an axis; all of it if None.
         """
@@ -105,6 +105,13 @@ class Parts:
         def read_fragment(fragment: int, rows: Intervals) -> Column:
             return self._of(fragment, name).read(name, field, rows, verify=verify, box=box)
 
+        if len(intervals) > 1 and (intervals[1:, 0] < intervals[:-1, 1]).any():
+            if len(self._version.fragments) == 1:  # rows go where they belong as they are decoded
+                with self._expiry_told():
+                    return read_fragment(0, intervals)
+            unique, inverse = np.unique(rows_of_intervals(intervals), return_inverse=True)
+            column = self.read(name, field, intervals_of_rows(unique), verify=verify, box=box)
+            return take(column, inverse.astype(np.int64))
         return _concatenated(field, self._of_each_fragment(read_fragment, intervals))
 
     def read_lengths(self, name: str, intervals: Intervals) -> Ints:

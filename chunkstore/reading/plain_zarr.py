@@ -81,7 +81,7 @@ class PlainZarr:
         try:
             return self._rows[name].read(intervals, verify=bool(verify), box=box)
         except StoreError as error:
-            samples = f"samples {intervals[0, 0]}–{intervals[-1, 1] - 1}"
+            samples = f"samples {intervals[:, 0].min()}–{intervals[:, 1].max() - 1}"
             raise StoreError(f"{error} (while reading field {name!r}, {samples})") from error
 
     def read_lengths(self, name: str, intervals: Intervals) -> Ints:
