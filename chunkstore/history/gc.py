@@ -22,7 +22,7 @@ from chunkstore.format.versions import Version, tombstone_to_json, version_key
 from chunkstore.history.commit import commit, new_id, now, read_latest
 from chunkstore.history.gc_survey import Doomed, Plan, Survey, doom, plan
 from chunkstore.history.tags import Url, read_tags
-from chunkstore.store.interface import Store
+from chunkstore.store.interface import LeavesFiles, Store
 from chunkstore.store.location import open_store
 
 NUM_THREADS = 8
@@ -42,7 +42,8 @@ class GcReport:
         orphans: Ids of fragments and paths of parts that no version ever led to.
         objects: Number of objects deleted, pages and what probes left included; documents of versions, which tombstones
             replace, are not counted.
-        nbytes: Bytes of those objects.
+        nbytes: Bytes of those objects and files.
+        unfinished: Number of files deleted that killed writers left on a local disk before they became objects.
         committed: Number of the version that says so; None if nothing had to be said.
         dry_run: Whether nothing was changed.
     """
@@ -55,13 +56,15 @@ class GcReport:
     nbytes: int
     committed: int | None
     dry_run: bool = False
+    unfinished: int = 0
 
     def __repr__(self) -> str:
         names = ("versions", "fragments", "parts", "orphans", "objects")
         counts = (len(self.versions), len(self.fragments), len(self.parts), len(self.orphans), self.objects)
         told = ", ".join(f"{name}: {count:,}" for name, count in zip(names, counts, strict=True))
         end = "dry run" if self.dry_run else f"committed version: {self.committed}"
-        return f"GcReport({told}, {self.nbytes:,} bytes, {end})"
+        unfinished = f", unfinished files: {self.unfinished:,}" if self.unfinished else ""
+        return f"GcReport({told}, {self.nbytes:,} bytes{unfinished}, {end})"
 
 
 def gc(
@@ -85,8 +88,9 @@ def gc(
         url: Path or URL of the dataset.
         keep_versions: How many of the last versions are kept, besides those with a tag; all if None. Versions that differ from
             the one before in neither fields nor samples, such as those that gc commits, count as one with it.
-        orphan_age_s: What no version leads to is deleted when its newest object is older than this: a writer may be about to
-            commit it. Younger than the longest time between two objects of a writer, it makes that writer's commit fail.
+        orphan_age_s: What no version leads to is deleted when its newest object is older than this, and so is an unfinished
+            file: a writer may be about to commit it. Younger than the longest time between two objects of a writer, it makes
+            that writer's commit fail.
         dry_run: Change nothing, only say what would be removed.
         progress: Called with (objects deleted, objects in all), by one thread at a time.
         storage_options: For the store, under obstore's names or s3fs's.
@@ -161,6 +165,7 @@ class _Collection:
             nbytes=nbytes,
             committed=committed,
             dry_run=dry_run,
+            unfinished=len(doomed.unfinished),
         )
 
     def _next_version(self, parent: Version | None) -> Version:
@@ -195,9 +200,9 @@ class _Collection:
 
 
 def _delete(store: Store, doomed: Doomed, progress: Progress | None) -> tuple[int, int]:
-    """Delete: objects first, then documents, last the pages that nothing leads to then; how many objects, of how many bytes."""
+    """Delete: objects first, then documents, last the pages that nothing leads to then; how many objects, and all bytes."""
     folders = [*(f"fragments/{fragment}" for fragment in doomed.fragments), *doomed.parts]
-    total = doomed.objects + len(doomed.versions)
+    total = doomed.objects + len(doomed.versions) + len(doomed.unfinished)
     objects = nbytes = steps = 0
 
     def tell(done: int) -> None:
@@ -214,6 +219,10 @@ def _delete(store: Store, doomed: Doomed, progress: Progress | None) -> tuple[in
     def bury(number: int) -> None:
         store.write(version_key(number), seal(tombstone_to_json(number)))
 
+    if isinstance(store, LeavesFiles) and doomed.unfinished:
+        store.delete_unfinished(listed.key for listed in doomed.unfinished)
+        nbytes += sum(listed.nbytes for listed in doomed.unfinished)
+        tell(len(doomed.unfinished))
     with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="chunkstore-gc") as pool:
         for count, size in pool.map(delete_folder, folders):
             objects, nbytes = objects + count, nbytes + size

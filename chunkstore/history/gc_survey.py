@@ -21,7 +21,7 @@ from chunkstore.format.versions import Version, VersionDocument, tombstone_to_js
 from chunkstore.history.pages import Pages
 from chunkstore.history.tags import NUM_THREADS
 from chunkstore.history.versions import read_document, read_latest
-from chunkstore.store.interface import Listed, Store
+from chunkstore.store.interface import LeavesFiles, Listed, Store
 
 PROBE_PREFIX = "_chunkstore/probe"
 VERSIONS_PREFIX = "_chunkstore/versions"
@@ -104,8 +104,9 @@ class Doomed:
         parts: Paths of parts in other fragments.
         pages: Those that no version refers to that is kept.
         probes: What writers left when they tried the store out.
+        unfinished: Files of writers that died, which are no objects.
         objects: How many objects this is, documents not counted.
-        nbytes: Their size.
+        nbytes: Their size, and that of the unfinished files.
     """
 
     versions: tuple[int, ...]
@@ -113,6 +114,7 @@ class Doomed:
     parts: tuple[str, ...]
     pages: tuple[Listed, ...]
     probes: tuple[Listed, ...]
+    unfinished: tuple[Listed, ...]
     objects: int
     nbytes: int
 
@@ -126,6 +128,7 @@ class Survey:
         documents: Sizes of the documents of versions, by number.
         pages: By id.
         probes: What writers left when they tried the store out.
+        unfinished: Files that are no objects yet.
         page_holders: By id of a page: bit n is set if version n refers to it.
         contents: By number of each version that was read: equal where fields and samples are.
         gone: Numbers of versions that are tombstones.
@@ -135,6 +138,7 @@ class Survey:
     documents: dict[int, int] = field(default_factory=dict)
     pages: dict[str, Listed] = field(default_factory=dict)
     probes: list[Listed] = field(default_factory=list)
+    unfinished: list[Listed] = field(default_factory=list)
     page_holders: dict[str, int] = field(default_factory=dict)
     contents: dict[int, int] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)
@@ -161,6 +165,11 @@ class Survey:
             identity: listed for listed in store.list(PAGES_PREFIX) if (identity := page_id(listed.key)) is not None
         }
         self.probes = list(store.list(PROBE_PREFIX))
+        if isinstance(store, LeavesFiles):
+            # the root may be a folder that holds other things too
+            self.unfinished = [*store.list_unfinished(deep=False)]
+            for prefix in ("fragments", "_chunkstore"):
+                self.unfinished += store.list_unfinished(prefix)
 
     def read_versions(self, store: Store, latest: Version, tagged: Collection[int]) -> None:
         """Read the versions up to `latest` that are not known yet, but for those given up that no tag names.
@@ -280,7 +289,7 @@ def doom(survey: Survey, latest: Version, tagged: Collection[int], *, oldest: fl
         survey: What was found.
         latest: The version to decide by.
         tagged: Numbers of versions that are spared.
-        oldest: Time before which probes were left.
+        oldest: Time before which probes and unfinished files were left.
         committed: Whether gc committed `latest` itself, after the pages were listed; else no page is deleted.
     """
     tagged = survey.contents.keys() & set(tagged)
@@ -292,6 +301,7 @@ def doom(survey: Survey, latest: Version, tagged: Collection[int], *, oldest: fl
     parts = {path: _stored(survey, path) for path in set(latest.condemned_parts) - spared}
     found = {path: stored for path, stored in parts.items() if stored and _fragment_of(path) not in fragments}
     probes = [listed for listed in survey.probes if listed.modified <= oldest]
+    unfinished = [listed for listed in survey.unfinished if listed.modified <= oldest]
     pages = [
         page for identity, page in survey.pages.items() if committed and not survey.page_holders.get(identity, 0) & mask
     ]
@@ -308,8 +318,10 @@ def doom(survey: Survey, latest: Version, tagged: Collection[int], *, oldest: fl
         parts=tuple(sorted(found)),
         pages=tuple(pages),
         probes=tuple(probes),
+        unfinished=tuple(unfinished),
         objects=sum(stored.objects for stored in everything) + len(probes) + len(pages),
-        nbytes=sum(stored.nbytes for stored in everything) + sum(listed.nbytes for listed in (*probes, *pages)),
+        nbytes=sum(stored.nbytes for stored in everything)
+        + sum(listed.nbytes for listed in (*probes, *unfinished, *pages)),
     )
 
 

@@ -43,12 +43,16 @@ def _summary(report: GcReport) -> str:
         for names, noun in ((report.fragments, "fragment"), (report.parts, "part"), (report.orphans, "orphan"))
         if names
     ]
-    objects = f"{_count(report.objects, 'object')}, {told_nbytes(report.nbytes)}"
+    gone = []
+    if report.objects:
+        gone.append(f"{', '.join(things)}{' in ' if things else ''}{_count(report.objects, 'object')}")
+    if report.unfinished:
+        gone.append(_count(report.unfinished, "unfinished file"))
     lines = []
     if report.versions:
         lines.append(f"{drop} {_count(len(report.versions), 'version')}: {_ranges(report.versions)}")
-    if report.objects:
-        lines.append(f"{delete} {', '.join(things)}{' in ' if things else ''}{objects}")
+    if gone:
+        lines.append(f"{delete} {' and '.join(gone)}, {told_nbytes(report.nbytes)}")
     if report.committed is not None:
         lines.append(f"committed version {report.committed}, which says what was given up")
     return "\n".join(lines or ["nothing to drop or to delete"])

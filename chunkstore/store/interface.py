@@ -135,6 +135,20 @@ class HasPaths(Protocol):
         """
 
 
+@runtime_checkable
+class LeavesFiles(Protocol):
+    """A store where a writer that is killed leaves unfinished files, which `list` does not show.
+
+    They are told by keys of their own, of an object and what makes the file's name unique, which no other method takes.
+    """
+
+    def list_unfinished(self, prefix: str = "", *, deep: bool = True) -> Iterator[Listed]:
+        """List the unfinished files in the folder `prefix` and, if `deep`, below; those of living writers among them."""
+
+    def delete_unfinished(self, keys: Iterable[str]) -> None:
+        """Delete unfinished files, as listed; those that are absent already are no error."""
+
+
 def check_key(key: str) -> str:
     """Give the key back when it is one.
 

@@ -9,6 +9,7 @@ working in a forked child.
 import contextlib
 import errno
 import os
+import re
 import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ _Result = TypeVar("_Result")
 
 # Outside the alphabet of keys, so an unfinished file can neither be asked for nor be listed.
 _UNFINISHED = "~"
+_UNFINISHED_NAME = re.compile(rf"(.+){_UNFINISHED}[0-9a-f]{{32}}")
 # A FIFO or a device with a key's name must not block or become our terminal.
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -114,8 +116,26 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Iterator[Listed]:
         """List objects; symbolic links and unfinished files are not shown. See `Store.list`."""
-        prefix = check_prefix(prefix)
-        folders = [prefix]
+        return self._files(prefix, is_segment, deep=True)
+
+    def list_unfinished(self, prefix: str = "", *, deep: bool = True) -> Iterator[Listed]:
+        """List what writers have not finished, and never will if they are dead; see `LeavesFiles`."""
+        return self._files(prefix, lambda name: _finished_name(name) is not None, deep=deep)
+
+    def delete_unfinished(self, keys: Iterable[str]) -> None:
+        """Delete unfinished files, and the folders that this leaves empty; see `LeavesFiles`."""
+        for key in keys:
+            folder, slash, name = key.rpartition("/")
+            finished = _finished_name(name)
+            if finished is None:
+                raise ValueError(f"not an unfinished file: {key[:100]!r}")
+            check_key(f"{folder}{slash}{finished}")
+            path = self._join(key)
+            self._doing("delete", key, lambda key=key, path=path: self._unlink(key, path))  # type: ignore[misc]
+
+    def _files(self, prefix: str, is_wanted: Callable[[str], bool], *, deep: bool) -> Iterator[Listed]:
+        """The regular files in a folder and below whose names are wanted."""
+        folders = [check_prefix(prefix)]
         while folders:
             folder = folders.pop()
             with contextlib.ExitStack() as stack:
@@ -124,12 +144,11 @@ class LocalStore:
                 except (FileNotFoundError, NotADirectoryError):
                     continue
                 for entry in entries:
-                    if not is_segment(entry.name):
-                        continue
                     key = f"{folder}/{entry.name}" if folder else entry.name
                     if entry.is_dir(follow_symlinks=False):
-                        folders.append(key)
-                    elif entry.is_file(follow_symlinks=False):
+                        if deep and is_segment(entry.name):
+                            folders.append(key)
+                    elif is_wanted(entry.name) and entry.is_file(follow_symlinks=False):
                         with contextlib.suppress(FileNotFoundError):
                             status = entry.stat(follow_symlinks=False)
                             yield Listed(key, status.st_size, status.st_mtime)
@@ -307,6 +326,12 @@ def _sync_folder(folder: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _finished_name(name: str) -> str | None:
+    """The name that an unfinished file would have got; None for any other file."""
+    match = _UNFINISHED_NAME.fullmatch(name)
+    return match[1] if match and is_segment(match[1]) else None
 
 
 def _same_file(first: str, second: str) -> bool:

@@ -1,9 +1,12 @@
 """gc: what it gives up and what it keeps, on every store; history against a plain model."""
 
 import os
+import subprocess
+import sys
 import time
 import uuid
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -288,6 +291,53 @@ def test_leavings_of_probes_go_when_they_are_old(location: Any) -> None:
     report = run_gc(location)
     assert (report.objects, report.nbytes, report.committed) == (1, 1, None)
     assert not list(store.list("_chunkstore/probe"))
+
+
+KILLED = """
+import os, signal, sys
+from chunkstore.store.local import LocalStore
+store = LocalStore(sys.argv[1])
+uploads = [store.open_upload(key) for key in sys.argv[2:]]
+for upload in uploads:
+    upload.write(b"half")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_killed_writers_left_on_a_disk_goes_when_it_is_old(local: Any) -> None:
+    store = begin(local, [1])
+    root = Path(local.url)
+    fragment = uuid.uuid4().hex
+    keys = ["zarr.json", "_chunkstore/versions/" + "0" * 19 + "3.json", f"fragments/{fragment}/0/x/c/0"]
+    subprocess.run([sys.executable, "-c", KILLED, local.url, *keys], check=False)
+    left = sorted(path for path in root.rglob("*~*"))
+    assert [str(path.relative_to(root)).partition("~")[0] for path in left] == sorted(keys)
+    foreign = [root / "notes~", root / f"other/x~{uuid.uuid4().hex}", root / f"fragments/x~{'f' * 31}"]
+    for path in foreign:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"mine")
+    before = stored(store)
+    report = run_gc(local, orphan_age_s=60)
+    assert (report.unfinished, report.objects, report.nbytes) == (0, 0, 0)
+    assert all(path.exists() for path in left), "a writer that may be alive lost what it writes"
+    os.utime(left[-1], (0, 0))
+    with store.open_upload(f"fragments/{fragment}/0/x/c/1") as alive:
+        dry = run_gc(local, orphan_age_s=60, dry_run=True)
+        report = run_gc(local, orphan_age_s=60)
+        alive.write(b"all")
+    assert (report.unfinished, report.objects, report.nbytes, report.committed) == (1, 0, 4, None)
+    assert replace(report, dry_run=True) == dry
+    assert "4 bytes, unfinished files: 1" in repr(report)
+    assert [path.exists() for path in left] == [True, True, False]
+    assert store.read(f"fragments/{fragment}/0/x/c/1") == b"all"
+    store.delete([f"fragments/{fragment}/0/x/c/1"])
+    told: list[tuple[int, int]] = []
+    report = run_gc(local, progress=lambda done, total: told.append((done, total)))
+    assert (report.unfinished, report.objects, report.nbytes, told[-1]) == (2, 0, 8, (2, 2))
+    assert stored(store) == before
+    assert not any(path.exists() for path in left)
+    assert not (root / "fragments" / fragment).exists()
+    assert all(path.read_bytes() == b"mine" for path in foreign)
 
 
 def test_progress_goes_up_to_all(local: Any) -> None:

@@ -161,6 +161,22 @@ def test_names_that_are_no_keys_and_unfinished_files_are_not_listed(store: Local
     assert [listed[:2] for listed in store.list()] == [("folder/object", 1)]
 
 
+def test_unfinished_files_are_listed_apart_and_nothing_else_is_deleted_as_one(store: LocalStore) -> None:
+    store.write("a/b", b"whole")
+    with store.open_upload("a/b") as upload, store.open_upload("c") as other:
+        upload.write(b"half")
+        (listed,) = store.list_unfinished("a")
+        assert (listed.key.partition("~")[0], listed.nbytes) == ("a/b", 4)
+        assert [one.key[0] for one in store.list_unfinished(deep=False)] == ["c"]
+        assert len(list(store.list_unfinished())) == 2
+        other.write(b"?")
+    assert not list(store.list_unfinished())
+    for key in ("a/b", "a/b~1", "../c~" + "0" * 32, "a/~" + "0" * 32, "/c~" + "0" * 32):
+        with pytest.raises(ValueError, match=r"unfinished|key"):
+            store.delete_unfinished([key])
+    assert store.read("a/b") == b"half"
+
+
 def test_deleting_removes_folders_that_are_empty_but_never_the_root(store: LocalStore) -> None:
     store.write("a/b/1", b"1")
     store.write("a/2", b"2")
