@@ -1,6 +1,8 @@
 """Rows and boxes of stored arrays: every way to ask gives what NumPy's indexing would, and only the chunks needed are read."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +140,38 @@ def test_no_rows_of_a_box_have_its_shape(folder: Path) -> None:
     )
     assert read.shape == (0, 2, 4)
     assert math.prod(read.shape) == 0
+
+
+@dataclass
+class Damaging(RecordingStore):
+    """Flips a bit of every range when it is asked for the first time."""
+
+    asked: set[tuple[str, int]] = field(default_factory=set)
+
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        bodies = super().read_ranges(key, ranges)
+        if (key, ranges[0][0]) in self.asked:
+            return bodies
+        self.asked.add((key, ranges[0][0]))
+        return [memoryview(bytes([body[0] ^ 1]) + bytes(body[1:])) for body in bodies]
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_bodies_damaged_on_the_way_are_asked_for_once_more(
+    folder: Path, values: dict[str, np.ndarray], name: str
+) -> None:
+    store = Damaging(open_store(str(folder)))
+    read = opened(store).read(name, SCHEMA[name], np.array([[0, N]]))
+    np.testing.assert_array_equal(read, values[name])
+    assert len(store.asked) >= 2  # the index and a body at least
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.integers(0, N - 1), max_size=60), name=st.sampled_from(sorted(ROWS)), cached=st.booleans())
+def test_rows_in_any_order_and_more_than_once(
+    folder: Path, values: dict[str, np.ndarray], rows: list[int], name: str, cached: bool
+) -> None:
+    part = opened(open_store(str(folder)), 1 << 20 if cached else 0)
+    for _ in range(2):
+        read = part.read(name, SCHEMA[name], intervals_of_rows(np.array(rows, np.int64)))
+        np.testing.assert_array_equal(read, values[name][rows])
