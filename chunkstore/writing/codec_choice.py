@@ -30,7 +30,7 @@ ZSTD_OVER_LZ4 = 0.75
 """and at most this share of what lz4 leaves."""
 TIE = 0.95
 """Of one compressor's shuffles a later one must leave less than this share of an earlier one's."""
-BLOCK_NBYTES = (32 << 10, 128 << 10)
+BLOCK_NBYTES = (16 << 10, 128 << 10)
 """Least and most bytes of blosc's blocks: a read of few samples decodes only the blocks in which they lie."""
 NUM_TRIED = 4
 """Chunks, spread over the first rows, on which candidates are tried."""
@@ -89,7 +89,7 @@ def _in_blocks(codecs: ChunkCodecs, rows: npt.NDArray[Any]) -> ChunkCodecs:
     nbytes = min(max(floor_power_of_two(max(1, math.prod(rows.shape[1:]) * rows.itemsize)), least), most)
     # blosc 1 makes a block of one stream a byte of an element, each as long as asked for, where it compresses by lz4
     streams = compressor.typesize if compressor.cname == "lz4" else 1
-    return replace(codecs, compressor=replace(compressor, block_nbytes=max(least // 2, nbytes // streams)))
+    return replace(codecs, compressor=replace(compressor, block_nbytes=max(least, nbytes // streams)))
 
 
 def _pieces(values: npt.NDArray[Any], chunk_values: int) -> list[npt.NDArray[Any]]:
