@@ -57,9 +57,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """Chunks, each in one or more pieces, how many rows they hold, and statistics of these."""
+    """Chunks one after another, the bytes of each, how many rows they hold, and statistics of these."""
 
-    chunks: list[tuple[Data, ...]]
+    data: Data
+    chunk_nbytes: list[int]
     num_rows: int
     statistics: Statistics | None
 
@@ -88,6 +89,8 @@ class ArraySink:
         self._gathered = np.empty((0, *rows.shape), rows.dtype)
         self._filled = 0
         self._shard: _ShardUpload | None = None
+        self._finishing: list[_ShardUpload] = []
+        self._num_shards = 0
         self._num_uploaded = 0
 
     @property
@@ -117,9 +120,9 @@ class ArraySink:
         self._workers.submit(np.empty(0, np.uint8), lambda: None, lambda _: self._end_shard())
 
     def abort(self) -> None:
-        """Forget the shard being uploaded; call after `Workers.cancel`."""
-        if self._shard is not None:
-            self._shard.abort()
+        """Forget the shards being uploaded; call after `Workers.cancel`."""
+        for shard in (*self._finishing, *([self._shard] if self._shard is not None else [])):
+            shard.abort()
 
     def find_problem(self, num_rows: int) -> str | None:
         """What is wrong with what was written, if it is to be `num_rows`; None if nothing. Asked after `Workers.finish`."""
@@ -158,21 +161,37 @@ class ArraySink:
     def _upload(self, encoded: _Encoded) -> None:
         if encoded.statistics is not None:
             self.statistics = self.statistics.merge(encoded.statistics)
-        for chunk in encoded.chunks:
+        data, place, taken = memoryview(encoded.data), 0, 0
+        while taken < len(encoded.chunk_nbytes):
             if self._shard is None:
                 self._shard = _ShardUpload(self._store.open_upload(f"{self.key}/{self._shard_key()}"))
-            self._shard.add(chunk)
+            own = encoded.chunk_nbytes[taken : taken + self._chunks_of_shard - self._shard.num_chunks]
+            self._shard.add(data[place : place + sum(own)], own)
+            place += sum(own)
+            taken += len(own)
             if self._shard.num_chunks == self._chunks_of_shard:
                 self._end_shard()
         self._num_uploaded += encoded.num_rows
 
     def _end_shard(self) -> None:
-        if self._shard is not None:
-            self.objects[self._shard_key()] = self._shard.finish(self._chunks_of_shard)
-            self._shard = None
+        """Write the rest of the shard; what makes it durable is waited for elsewhere while the next one is being written."""
+        shard, key = self._shard, self._shard_key()
+        if shard is None:
+            return
+        self._shard = None
+        self._num_shards += 1
+        self._finishing.append(shard)
+        stored = shard.end(self._chunks_of_shard)
+
+        def finish() -> None:
+            shard.finish()
+            self._finishing.remove(shard)
+            self.objects[key] = stored
+
+        self._workers.finish_later(finish)
 
     def _shard_key(self) -> str:
-        return shard_key(len(self.objects), len(self._rows.shape))
+        return shard_key(self._num_shards, len(self._rows.shape))
 
     @property
     def _chunks_of_shard(self) -> int:
@@ -191,16 +210,19 @@ class _ShardUpload:
     def num_chunks(self) -> int:
         return len(self._sizes)
 
-    def add(self, chunk: tuple[Data, ...]) -> None:
-        for piece in chunk:
-            self._write(piece)
-        self._sizes.append(sum(len(piece) for piece in chunk))
+    def add(self, chunks: Data, nbytes: list[int]) -> None:
+        """Append chunks of these bytes each."""
+        self._write(chunks)
+        self._sizes += nbytes
 
-    def finish(self, num_chunks: int) -> StoredObject:
+    def end(self, num_chunks: int) -> StoredObject:
+        """Append the index of a shard that may have so many chunks; nothing comes after it."""
         index = encode_index(self._sizes, num_chunks)
         self._write(index)
-        self._upload.finish()
         return StoredObject(sum(self._sizes) + len(index), self._crc)
+
+    def finish(self) -> None:
+        self._upload.finish()
 
     def abort(self) -> None:
         self._upload.abort()
@@ -219,7 +241,8 @@ def _encode(
     """Encode rows into whole chunks, in grid order; the last is filled up with zeros."""
     statistics = measure(rows) if measure else None
     chunk_rows, row_chunk = grid.chunk[0], grid.chunk[1:]
-    chunks: list[tuple[Data, ...]] = []
+    pieces: list[Data] = []
+    chunk_nbytes: list[int] = []
     row_grid = [-(-n // c) for n, c in zip(rows.shape[1:], row_chunk, strict=True)]
     for start in range(0, len(rows), chunk_rows):
         block = rows[start : start + chunk_rows]
@@ -229,8 +252,11 @@ def _encode(
                 whole = np.zeros(grid.chunk, rows.dtype)
                 whole[tuple(slice(0, n) for n in box.shape)] = box
                 box = whole
-            chunks.append(_pieces(codecs, np.ascontiguousarray(box)))
-    return _Encoded(chunks, len(rows), statistics)
+            chunk = _pieces(codecs, np.ascontiguousarray(box))
+            pieces += chunk
+            chunk_nbytes.append(sum(map(len, chunk)))
+    # written at once, megabytes take the page cache a third of the time that as many chunks of 256 KiB take
+    return _Encoded(b"".join(pieces), chunk_nbytes, len(rows), statistics)
 
 
 def _pieces(codecs: ChunkCodecs, chunk: npt.NDArray[Any]) -> tuple[Data, ...]:

@@ -1,4 +1,4 @@
-"""The threads of a writer: some that encode, one that uploads in order, and the bound on what waits for them.
+"""The threads of a writer: some that encode, one that uploads in order, one that waits until what was uploaded is durable.
 
 `Workers` runs what it is given and knows nothing of arrays. Before it: `sinks.py`, which submits a buffer at a time; after it:
 the store. What waits is bounded in bytes, so a writer's memory does not grow with what is written.
@@ -19,6 +19,8 @@ MAX_PENDING_NBYTES = 48 << 20
 MAX_BUFFERED_NBYTES = 256 << 20
 """What the buffers of all arrays of a writer may hold together; many arrays get smaller ones."""
 _MAX_SPARE_BUFFERS = 8
+_MAX_FINISHING = 2
+"""Objects that become durable while the next is uploaded."""
 
 _Encoded = TypeVar("_Encoded")
 
@@ -37,6 +39,8 @@ class Workers:
         self.buffer_nbytes = max(1 << 16, min(BUFFER_NBYTES, MAX_BUFFERED_NBYTES // max(1, num_arrays)))
         self._encoders = ThreadPoolExecutor(num_threads, thread_name_prefix="chunkstore-encode")
         self._uploader = ThreadPoolExecutor(1, thread_name_prefix="chunkstore-upload")
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="chunkstore-finish")
+        self._room_to_finish = threading.Semaphore(_MAX_FINISHING)
         self._changed = threading.Condition()
         self._pending_nbytes = 0
         self._failure: BaseException | None = None
@@ -69,16 +73,23 @@ class Workers:
             self._pending_nbytes += len(buffer)
         self._uploader.submit(self._upload, self._encoders.submit(encode), upload, buffer)
 
+    def finish_later(self, finish: Callable[[], None]) -> None:
+        """Run `finish` in a thread of its own, after all given before; called by an `upload`, which goes on meanwhile."""
+        self._room_to_finish.acquire()
+        self._finisher.submit(self._finish, finish)
+
     def finish(self) -> None:
         """Wait for everything."""
         self._encoders.shutdown()
         self._uploader.shutdown()
+        self._finisher.shutdown()
         self._raise_failure()
 
     def cancel(self) -> None:
         """Drop what has not begun, wait for what has."""
         self._encoders.shutdown(cancel_futures=True)
         self._uploader.shutdown(cancel_futures=True)
+        self._finisher.shutdown(cancel_futures=True)
 
     def _upload(
         self, encoded: "Future[_Encoded]", upload: Callable[[_Encoded], None], buffer: npt.NDArray[np.uint8]
@@ -101,6 +112,17 @@ class Workers:
             ):
                 self._spare.append(whole)
             self._changed.notify()
+
+    def _finish(self, finish: Callable[[], None]) -> None:
+        try:
+            if self._failure is None:
+                finish()
+        except BaseException as error:  # kept for the writer's own thread, which raises it
+            with self._changed:
+                self._failure = self._failure or error
+                self._changed.notify()
+        finally:
+            self._room_to_finish.release()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
