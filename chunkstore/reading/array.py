@@ -48,11 +48,14 @@ MAX_UNSEEN_NBYTES = 1 << 30
 
 
 class DamagedRows(Exception):
-    """Rows [start, stop) of an array cannot be served; `reason` says what is wrong, `where` names object and bytes."""
+    """Rows [start, stop) of an array cannot be served; `reason` says what is wrong, `where` names object and bytes.
 
-    def __init__(self, reason: str, where: str, start: int, stop: int) -> None:
+    `is_absent` tells what was never stored from what was damaged.
+    """
+
+    def __init__(self, reason: str, where: str, start: int, stop: int, *, is_absent: bool = False) -> None:
         super().__init__(f"{reason} in {where}")
-        self.reason, self.where, self.start, self.stop = reason, where, start, stop
+        self.reason, self.where, self.start, self.stop, self.is_absent = reason, where, start, stop, is_absent
 
 
 class StoredArray:
@@ -196,7 +199,7 @@ class StoredArray:
         if (ranges[:, 0] < 0).any():
             number = int(work.number[int(np.flatnonzero(ranges[:, 0] < 0)[0]) // num_tiles])
             key = self._shard_key(number // rows_of_shard)
-            raise self._damaged("a chunk is not stored", number, f"{self._store.url}/{key}")
+            raise self._damaged("a chunk is not stored", number, f"{self._store.url}/{key}", is_absent=True)
         units = Units(
             np.ascontiguousarray(ranges[:, 0]),
             np.ascontiguousarray(ranges[:, 1]),
@@ -327,9 +330,10 @@ class StoredArray:
     def _columns_per_row(self) -> int:
         return int(np.prod(self.metadata.chunks_per_shard[1:], dtype=np.int64))
 
-    def _damaged(self, reason: str, number: int, where: str) -> DamagedRows:
+    def _damaged(self, reason: str, number: int, where: str, *, is_absent: bool = False) -> DamagedRows:
         rows = self.metadata.chunk_shape[0]
-        return DamagedRows(reason, where, number * rows, min((number + 1) * rows, self.metadata.shape[0]))
+        stop = min((number + 1) * rows, self.metadata.shape[0])
+        return DamagedRows(reason, where, number * rows, stop, is_absent=is_absent)
 
 
 @dataclass(frozen=True, slots=True)

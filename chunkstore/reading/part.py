@@ -6,8 +6,9 @@ stored values; what a user sees is made of them by `present.py`. Damage is repor
 served.
 """
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,8 @@ from chunkstore.store.interface import Store
 from chunkstore.store.side_by_side import Level, do_all
 
 MAX_METADATA_NBYTES = 64 << 20
+MAX_EARLY_NBYTES = 4 << 20
+"""Metadata that are asked for before the list of objects says how long they are: those of some 3,000 arrays."""
 _MAX_RATIOS = {"zstd": 1 << 15, "blosc": 1 << 15, "gzip": 1032}
 """Decoded bytes that a stored byte can hold: zstd's blocks of 128 KiB take at least 4, deflate's runs of 258 two bits."""
 TO_DO = "restore the object; `chunkstore verify` lists all damage"
@@ -99,7 +102,7 @@ class OpenPart:
         Raises:
             ValueError: a box for samples without a fixed shape.
             CorruptChunk, CorruptSample: stored bytes fail a check.
-            MissingObject: a shard is absent.
+            MissingObject: a shard is absent, or a chunk in it.
             InvalidDataset: a shard's index is damaged, or spans or shapes contradict each other.
             StoreError: the store failed, or an object is shorter than recorded.
         """
@@ -112,6 +115,8 @@ class OpenPart:
                 return self._read_rows(name, name, intervals, verify=verify, box=box)
             return self._read_ragged(name, field, intervals, verify=verify)
         except (InvalidDataset, MissingObject, StoreError) as error:
+            if isinstance(error.__cause__, DamagedRows):  # field and samples are told already
+                raise
             samples = self._samples(int(intervals[:, 0].min()), int(intervals[:, 1].max()))
             raise type(error)(f"{error} (while reading field {name!r}, {samples})") from error
 
@@ -121,7 +126,7 @@ class OpenPart:
         try:
             return self._arrays[path].read(intervals, verify=verify, box=box)
         except DamagedRows as damage:
-            raise CorruptChunk(self._told(damage, name, damage.start, damage.stop)) from damage
+            raise self._error(damage, name, damage.start, damage.stop) from damage
 
     def _read_ragged(self, name: str, field: Field, intervals: Intervals, *, verify: Check) -> RaggedColumn:
         values = self._arrays[f"{name}/values"]
@@ -136,7 +141,7 @@ class OpenPart:
             data = values.read(joined, verify=verify)
         except DamagedRows as damage:
             rows = rows_of_intervals(intervals)[(spans[:, 0] < damage.stop) & (spans[:, 1] > damage.start)]
-            raise CorruptChunk(self._told(damage, name, int(rows[0]), int(rows[-1]) + 1)) from damage
+            raise self._error(damage, name, int(rows[0]), int(rows[-1]) + 1) from damage
         if checked:
             self._verify_samples(name, values, intervals, spans, offsets, data, beside["crc"])
         shapes = None
@@ -172,17 +177,18 @@ class OpenPart:
             expected = int(stored[i])
             if (computed := crc32c(again.view(np.uint8))) != expected:
                 sample = self._position + int(rows_of_intervals(intervals)[i])
-                shard = int(spans[i, 0]) // values.metadata.shard_shape[0]
+                shards = _told_shards(values.metadata, int(spans[i, 0]), int(spans[i, 1]))
                 raise CorruptSample(
-                    f"crc32c mismatch in {self._store.url}/{self._part.path}/{name}/values/{values.metadata.shard_key(shard)}, "
+                    f"crc32c mismatch in {self._store.url}/{self._part.path}/{name}/values/{shards}, "
                     f"values {spans[i, 0]}–{spans[i, 1]} (field {name!r}, sample {sample}): stored {expected:08x}, computed "
                     f"{computed:08x}. {FOR_SAMPLES}"
                 )
             data[offsets[i] : offsets[i + 1]] = again
 
-    def _told(self, damage: DamagedRows, name: str, start: int, stop: int) -> str:
+    def _error(self, damage: DamagedRows, name: str, start: int, stop: int) -> CorruptChunk | MissingObject:
         where = f"{damage.where} (field {name!r}, {self._samples(start, stop)})"
-        return f"{damage.reason} in {where}. {FOR_SAMPLES}"
+        kind = MissingObject if damage.is_absent else CorruptChunk
+        return kind(f"{damage.reason} in {where}. {FOR_SAMPLES}")
 
     def _samples(self, start: int, stop: int) -> str:
         """Rows of the fragment as a user counts: by the version's samples."""
@@ -277,9 +283,20 @@ Documents = tuple[dict[str, StoredObject], dict[str, ArrayMetadata]]
 
 
 def read_documents(store: Store, part: Part) -> Documents:
-    """What a part consists of; see `read_objects` and `read_metadata`."""
-    objects = read_objects(store, part)
-    return objects, read_metadata(store, part, objects)
+    """What a part consists of; see `read_objects` and `read_metadata`. Of a remote store both are asked for at once."""
+    if store.is_local:
+        objects = read_objects(store, part)
+        return objects, read_metadata(store, part, objects)
+    jobs: list[Callable[[], Any]] = [partial(read_objects, store, part), partial(_read_early, store, part)]
+    objects, early = do_all(Level.DOCUMENTS, jobs)
+    return objects, read_metadata(store, part, objects, early=early)
+
+
+def _read_early(store: Store, part: Part) -> bytes | None:
+    """The metadata, if they can be had; whatever goes wrong is told when the list says what they are."""
+    with contextlib.suppress(OSError, ValueError, StoreError):
+        return store.read(f"{part.path}/zarr.json", limit_nbytes=MAX_EARLY_NBYTES)
+    return None
 
 
 def read_objects(store: Store, part: Part) -> dict[str, StoredObject]:
@@ -293,8 +310,10 @@ def read_objects(store: Store, part: Part) -> dict[str, StoredObject]:
     return objects_from_json(unseal(data, where))
 
 
-def read_metadata(store: Store, part: Part, objects: Mapping[str, StoredObject]) -> dict[str, ArrayMetadata]:
-    """The part's consolidated metadata.
+def read_metadata(
+    store: Store, part: Part, objects: Mapping[str, StoredObject], *, early: bytes | None = None
+) -> dict[str, ArrayMetadata]:
+    """The part's consolidated metadata; not asked for again if they came early, as the object list describes them.
 
     Raises:
         MissingObject: it is absent.
@@ -304,7 +323,7 @@ def read_metadata(store: Store, part: Part, objects: Mapping[str, StoredObject])
     stored = objects.get("zarr.json")
     if stored is None or stored.nbytes > MAX_METADATA_NBYTES:
         raise InvalidDataset(f"{store.url}/{part.path}/{OBJECTS_NAME}: names no zarr.json of reasonable size")
-    data, where = _read_document(store, part, "zarr.json", stored)
+    data, where = _read_document(store, part, "zarr.json", stored, early)
     consolidated = parse_json(data, where).member("consolidated_metadata").member("metadata")
     return {
         path: ArrayMetadata.from_json(member)
@@ -323,13 +342,17 @@ def _shards_by_array(objects: Mapping[str, StoredObject]) -> dict[str, dict[str,
     return shards
 
 
-def _read_document(store: Store, part: Part, name: str, stored: StoredObject) -> tuple[bytes, str]:
+def _read_document(
+    store: Store, part: Part, name: str, stored: StoredObject, early: bytes | None = None
+) -> tuple[bytes, str]:
     key = f"{part.path}/{name}"
     where = f"{store.url}/{key}"
 
     def is_intact(data: bytes) -> bool:
         return len(data) == stored.nbytes and crc32(data) == stored.crc32
 
+    if early is not None and is_intact(early):
+        return early, where
     try:
         data = read_twice_if_damaged(store, key, limit_nbytes=stored.nbytes, is_intact=is_intact)
     except FileNotFoundError as error:
@@ -341,6 +364,15 @@ def _read_document(store: Store, part: Part, name: str, stored: StoredObject) ->
     if (computed := crc32(data)) != stored.crc32:
         raise InvalidDataset(f"{where}: crc32 mismatch: stored {stored.crc32:08x}, computed {computed:08x}; {TO_DO}")
     return data, where
+
+
+def _told_shards(metadata: ArrayMetadata, start: int, stop: int) -> str:
+    """The shards that hold values [start, stop): any of them may be the damaged one."""
+    first, last = start // metadata.shard_shape[0], max(start, stop - 1) // metadata.shard_shape[0]
+    if first == last:
+        return metadata.shard_key(first)
+    between = " and " if last == first + 1 else " to "
+    return f"{metadata.shard_key(first)}{between}{metadata.shard_key(last)}"
 
 
 def _join_adjacent(spans: npt.NDArray[np.int64]) -> Intervals:

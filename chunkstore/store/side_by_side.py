@@ -27,6 +27,7 @@ class Level(Enum):
     ARRAYS = "arrays"
     OBJECTS = "objects"
     CHUNKS = "chunks"
+    DOCUMENTS = "documents"
 
 
 def do_all(level: Level, jobs: Sequence[Callable[[], _Result]]) -> list[_Result]:

@@ -44,6 +44,7 @@ ROWS = {
         {HERE} test_a_store_that_ignores_put_if_absent_gets_no_dataset""",
     "absent shard or chunk": f"""
         tests/reading/test_damage.py test_an_absent_shard_is_an_error_and_never_a_fill_value
+        tests/reading/test_damage.py test_a_chunk_that_its_index_calls_absent_is_missing_and_never_a_fill_value
         {HERE} test_any_object_of_a_part_that_is_gone_is_told_by_name""",
     "flipped bit in chunk, index, version document": f"""
         tests/faults/test_flips.py test_two_thousand_flips_are_each_named_and_none_is_served

@@ -155,7 +155,6 @@ _INDEXES = {
     "that begins at 2^64 - 1": [(_ABSENT, 8)],
     "at 2^63": [(1 << 63, 1 << 63)],
     "over the index": [(0, 50)],
-    "of a chunk that is not stored": [(_ABSENT, _ABSENT)],
     "of NaN": [(0x7FF8000000000000, 0x7FF8000000000000)],
     "of no bytes": [(0, 0)],
 }
@@ -239,10 +238,21 @@ _INDEX = partial(Case, error="InvalidDataset CorruptChunk", told="label/c/0")
 
 CASES = [
     *(_INDEX(f"an index {name}", _index("label/c/0", entries)) for name, entries in _INDEXES.items()),
+    Case(
+        "an index of a chunk that is not stored",
+        _index("label/c/0", [(_ABSENT, _ABSENT)]),
+        error="MissingObject",
+        told="label/c/0",
+    ),
     _INDEX("an index of ranges that overlap", _two_chunks([(0, 20), (10, 24)])),
     _INDEX("an index of one range twice", _two_chunks([(0, 34), (0, 34)])),
     _INDEX("an index of ranges that end before they begin", _two_chunks([(20, 14), (0, (1 << 64) - 20)])),
-    _INDEX("a chunk of the index absent", _two_chunks([(0, 34), (_ABSENT, _ABSENT)])),
+    Case(
+        "a chunk of the index absent",
+        _two_chunks([(0, 34), (_ABSENT, _ABSENT)]),
+        error="MissingObject",
+        told="label/c/0",
+    ),
     *(
         Case(name, _chunk("vector/c/0/0/0", stored), error="CorruptChunk", told="vector/c/0/0/0")
         for name, stored in _ZSTD.items()

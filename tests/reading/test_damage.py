@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import chunkstore as cs
+from chunkstore._native import crc32c
 from chunkstore.errors import ChunkstoreError, CorruptChunk, CorruptSample, InvalidDataset, MissingObject, StoreError
 from chunkstore.reading import array as array_module
 from chunkstore.store.fetch import fetch_ranges
@@ -134,6 +135,41 @@ def test_an_absent_shard_is_an_error_and_never_a_fill_value(part: Path, tmp_path
     told = error_of(tmp_path / "ds", MissingObject, lambda ds: ds[name][140:150])
     assert path in told
     assert f"field '{name}', samples 140–149" in told
+
+
+@pytest.mark.parametrize(
+    ("path", "samples"), [("plain/c/0/0", "356–611"), ("blob/spans/c/0/0", "100–"), ("tokens/values/c/0", "442–783")]
+)
+def test_a_chunk_that_its_index_calls_absent_is_missing_and_never_a_fill_value(
+    part: Path, tmp_path: Path, path: str, samples: str
+) -> None:
+    """A writer of another house may leave out what is all fill value, which no reader may take for data."""
+    shard, name = part / path, path.partition("/")[0]
+    data = shard.read_bytes()
+    chunk = 0 if "spans" in path else 1
+    metadata = cs.open(tmp_path / "ds")._parts._of(1, name).arrays[path.partition("/c/")[0]].metadata  # type: ignore[attr-defined]
+    count = int(np.prod(metadata.chunks_per_shard))
+    index = bytearray(data[-16 * count - 4 : -4])
+    index[16 * chunk : 16 * chunk + 16] = b"\xff" * 16
+    shard.write_bytes(data[: -16 * count - 4] + bytes(index) + crc32c(bytes(index)).to_bytes(4, "little"))
+    told = error_of(tmp_path / "ds", MissingObject, lambda ds: ds[name][100:])
+    assert f"a chunk is not stored in {shard} (field '{name}', samples {samples}" in told
+    assert told.count(f"field '{name}'") == 1
+    assert "chunk" in {damage.kind for damage in cs.verify(tmp_path / "ds").damages}
+
+
+def test_a_sample_in_several_shards_is_told_with_all_of_them(tmp_path: Path) -> None:
+    root = tmp_path / "ds"
+    with cs.create(root, {"b": cs.Bytes(codec=None, chunk=16, shard=16)}) as writer:
+        writer.write_batch({"b": [b"a" * 10, b"b" * 10, b"c" * 50, b"d"]})
+    part = root / cs.open(root).version_document.fragments[0].parts[0].path
+    for shard, sample, told in [
+        (0, 0, "b/values/c/0, values 0–10"),
+        (1, 1, "b/values/c/0 and c/1, values 10–20"),
+        (2, 2, "b/values/c/1 to c/4, values 20–70"),
+    ]:
+        flip(part / f"b/values/c/{shard}", 1)
+        assert told in error_of(root, CorruptSample, lambda ds, sample=sample: ds["b"][sample])  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("path", ["plain/c/0/0", "blob/values/c/0"])
