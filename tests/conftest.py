@@ -13,6 +13,7 @@ import fsspec
 import pytest
 import s3fs
 from hypothesis import HealthCheck, settings
+from scripted_s3 import scripted_s3
 
 from chunkstore.stages.seaweedfs import Endpoint, seaweedfs
 from chunkstore.store.location import Store, open_store
@@ -21,6 +22,8 @@ from chunkstore.store.location import Store, open_store
 settings.register_profile(
     "long", max_examples=2000, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+__all__ = ["scripted_s3"]  # a fixture
 
 # Numba's cache does not see edits to functions called from other files, so no session trusts an older one's.
 _NUMBA_CACHE = tempfile.mkdtemp(prefix="numba-")

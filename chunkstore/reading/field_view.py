@@ -141,9 +141,10 @@ class FieldView:
         first, *rest = self._one_key_an_axis(key)
         shape = self.shape[1:]
         if not all(_is_integer(part) or (isinstance(part, slice) and (part.step or 1) > 0) for part in rest):
+            if _is_integer(first):  # stays an index: beside lists NumPy counts it among them
+                return self._dataset[[first]][self.name][(0, *rest)]
             rows = self._dataset[first][self.name]
-            lead = () if _is_integer(first) else (_as_lead(first, rest, len(rows)),)
-            return rows[(*lead, *rest)]
+            return rows[(_as_lead(first, rest, len(rows)), *rest)]
         axes = [_as_slice(part, n, axis) for axis, (part, n) in enumerate(zip(rest, shape, strict=True), 1)]
         dataset = self._dataset
         if any(axis != slice(0, n, 1) for axis, n in zip(axes, shape, strict=True)):

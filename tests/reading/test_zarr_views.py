@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.array
+import hypothesis
 import numpy as np
 import pytest
 import xarray
@@ -147,6 +148,8 @@ def keys() -> st.SearchStrategy[tuple[Any, ...]]:
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis.example(key=(0, slice(None), [0, 1, 0]))
+@hypothesis.example(key=(0, slice(None, 0, -1), [0, 0, 1]))
 @given(key=keys())
 def test_tuples_index_as_numpy_indexes(key: tuple[Any, ...], ds: cs.Dataset) -> None:
     expected = VOLUME[key]
