@@ -10,8 +10,8 @@ Source: docs/spec/v1.md, "The latest version", "Pages".
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chunkstore.errors import DatasetNotFound, InvalidDataset, MissingObject, VersionExpired
-from chunkstore.format.documents import Json, is_sealed, unseal
+from chunkstore.errors import DatasetNotFound, InvalidDataset, MissingObject, StoreError, VersionExpired
+from chunkstore.format.documents import Json, is_sealed, parse_json, unseal
 from chunkstore.format.fragments import UUID
 from chunkstore.format.pages import MAX_PAGE_NBYTES
 from chunkstore.format.versions import LATEST_KEY, Version, VersionDocument, version_key
@@ -24,6 +24,7 @@ from chunkstore.store.threads import JobThreads
 MAX_DOCUMENT_NBYTES = 16 << 20
 """Of a version document, whose long lists are in pages: a schema of 4,096 ragged fields and their statistics."""
 MAX_HINT_NBYTES = 1 << 16
+MAX_ROOT_NBYTES = 1 << 20
 MAX_EARLY_PAGES = 1000
 MAX_EARLY_NBYTES = 32 << 20
 """Pages that are asked for because a hint names them, before anything is known for certain."""
@@ -94,8 +95,33 @@ def read_latest(store: Store, *, pages: Pages | None = None) -> Version:
     """The latest version; see `read_version`."""
     version = find_latest(store, pages=pages)
     if version is None:
-        raise DatasetNotFound(f"no chunkstore dataset at {store.url}; create one with chunkstore.create(url, schema)")
+        raise no_dataset(store, "create one with chunkstore.create(url, schema)")
     return version
+
+
+def no_dataset(store: Store, advice: str) -> DatasetNotFound:
+    """The error of a place without versions, which says what to do; of Zarr written by others that it is only read."""
+    if _is_plain_zarr(store):
+        return DatasetNotFound(
+            f"{store.url} is Zarr written by others, no chunkstore dataset: it has no versions, and chunkstore only reads it,"
+            " with chunkstore.open(url). To write, create a dataset at another URL"
+        )
+    return DatasetNotFound(f"no chunkstore dataset at {store.url}; {advice}")
+
+
+def _is_plain_zarr(store: Store) -> bool:
+    """Whether a node of Zarr that is not ours is at the root; False where that cannot be found out."""
+    for key in ("zarr.json", ".zgroup", ".zarray"):
+        try:
+            node = parse_json(store.read(key, limit_nbytes=MAX_ROOT_NBYTES), key)
+            return "zarr_format" in node and not ("attributes" in node and "chunkstore" in node.member("attributes"))
+        except FileNotFoundError:
+            continue
+        except ValueError:  # consolidated metadata of others may be long, our root is not
+            return True
+        except (InvalidDataset, StoreError, OSError):
+            return False
+    return False
 
 
 def find_latest(store: Store, *, pages: Pages | None = None) -> Version | None:

@@ -11,9 +11,10 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from chunkstore.errors import CommitConflict, DatasetNotFound, SchemaError
+from chunkstore.errors import CommitConflict, SchemaError
 from chunkstore.format.schema import Field, Schema
 from chunkstore.history.commit import check_message, create_root, find_latest, read_uuid
+from chunkstore.history.versions import no_dataset
 from chunkstore.store.location import open_store
 from chunkstore.writing.results import FragmentResult, commit_results
 from chunkstore.writing.writer import NewFragment, Writer
@@ -74,7 +75,7 @@ def fragment(
     store.check_commits()
     latest = find_latest(store)
     if latest is None and given is None:
-        raise DatasetNotFound(f"no chunkstore dataset at {store.url}, whose schema could be taken; give a schema")
+        raise no_dataset(store, "give a schema, which is taken from there otherwise")
     if latest is not None and given is not None and not latest.schema.same_types(given):
         raise SchemaError(
             f"{store.url}: version {latest.number} has another schema:\n{latest.schema!r}\nnot\n{given!r}\nGive the same types,"

@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numbers_dataset import Lying, append, begin, ids_of, options, values_of
@@ -25,7 +27,7 @@ from chunkstore.errors import (
 )
 from chunkstore.format.tags import Tag, tag_key
 from chunkstore.format.versions import version_key
-from chunkstore.history.commit import commit, new_id, now, read_latest, read_version
+from chunkstore.history.commit import commit, create_root, new_id, now, read_latest, read_version
 from chunkstore.history.past_versions import roll_back
 from chunkstore.history.tags import put_tag
 from chunkstore.store.interface import Store
@@ -102,6 +104,40 @@ def test_where_no_dataset_is_nothing_is_tagged_listed_or_rolled_back(local: Any,
         with pytest.raises(DatasetNotFound, match="no chunkstore dataset"):
             call()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("written", ["group of version 3", "group of version 2", "array", "long metadata"])
+def test_zarr_written_by_others_is_said_to_be_only_read(local: Any, written: str) -> None:
+    store = local.open()
+    if written == "array":
+        zarr.create_array(local.url, data=np.arange(5), zarr_format=2)
+    else:
+        group = zarr.open_group(local.url, mode="w", zarr_format=2 if written.endswith("2") else 3)
+        group.create_array("x", data=np.arange(5))
+        if written == "long metadata":
+            group.attrs["notes"] = "?" * (1 << 20)
+    calls = (
+        lambda: cs.append(local.url),
+        lambda: cs.verify(local.url),
+        lambda: cs.versions(local.url),
+        lambda: cs.tag(local.url, "v1"),
+        lambda: cs.rollback(local.url, 1),
+        lambda: cs.gc(local.url),
+        lambda: cs.compact(local.url),
+        lambda: cs.add_fields(local.url, {"y": cs.Array("int64")}),
+        lambda: cs.fragment(local.url),
+    )
+    before = sorted(listed.key for listed in store.list())
+    for call in calls:
+        with pytest.raises(DatasetNotFound, match=r"is Zarr written by others.*only reads it, with chunkstore\.open"):
+            call()
+    assert [key for key in sorted(listed.key for listed in store.list()) if "probe" not in key] == before
+
+
+def test_what_a_creation_that_died_left_is_not_taken_for_somebody_elses(local: Any) -> None:
+    create_root(local.open())
+    with pytest.raises(DatasetNotFound, match="create one with"):
+        cs.append(local.url)
 
 
 @pytest.mark.parametrize("number", [-1, 0, 3])
