@@ -63,7 +63,7 @@ def test_every_folder_and_file_of_the_tree_is_there():
 
 
 def test_the_two_commands_are_for_a_bare_machine():
-    for name, last in (("demo", "chunkstore demo"), ("test", "pytest")):
+    for name, last in (("demo", "chunkstore demo"), ("test", "pytest -n 2 --dist=loadfile")):
         steps = command(name).replace("&&", "\n").split("\n")
         assert steps[0].strip() == "python3 -m venv .venv"
         assert [step for step in steps if step.strip()][-1].strip() == f".venv/bin/{last}"
