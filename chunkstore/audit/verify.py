@@ -4,7 +4,7 @@ Reads every object of a version once, in pieces, against the sizes and checksums
 on after whatever it finds; `damage.py` then names the fields and samples that damaged objects touch. Serves no sample, repairs
 nothing, writes nothing. Before it: the user, and `chunkstore verify`; after it: the store.
 
-Source: docs/spec/v1.md, sections 7 and 13.
+Source: docs/spec/v1.md, "The object list", "What a reader verifies".
 """
 
 import math

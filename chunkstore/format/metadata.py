@@ -4,7 +4,7 @@
 written, so that zarr-python, TensorStore, zarrs and xarray open every part without a plug-in. Never does I/O; `layout.py`
 chooses the shapes, `plan/reads.py` plans on them.
 
-Sources: https://zarr-specs.readthedocs.io/en/latest/v3/core/, codecs/sharding-indexed; docs/spec/v1.md, "Parts".
+Sources: https://zarr-specs.readthedocs.io/en/latest/v3/core/, codecs/sharding-indexed; docs/spec/v1.md, "Zarr".
 """
 
 import math

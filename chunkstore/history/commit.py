@@ -4,7 +4,7 @@ The version document, put if absent, is the commit: before it nothing is visible
 when an answer is unclear; the document is read back and the writer's UUID tells whose it is. `writer.py` stands before it with
 objects that are durable already.
 
-Source: docs/spec/v1.md, "Commits"; docs/explanation tells why.
+Source: docs/spec/v1.md, "A commit"; docs/explanation tells why.
 """
 
 import contextlib
