@@ -1,13 +1,14 @@
 """Datasets of any number of fragments that have no data: enough for whatever reads and commits documents alone."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import chunkstore as cs
 from chunkstore.format.schema import Schema
 from chunkstore.format.versions import Fragment, Part, Version
-from chunkstore.history.commit import commit_fragments, create_root, read_latest
+from chunkstore.history.commit import commit, create_root, new_id, now
 from chunkstore.store.interface import Store
 
 SCHEMA = Schema({"image": cs.Image("jpeg"), "label": cs.Array("int64")})
@@ -33,15 +34,42 @@ STATISTICS = {"image": {"lengths": cs.Statistics()}, "label": {"values": cs.Stat
 
 def begin_bare(store: Store, count: int, **options: Any) -> Version:
     """A dataset of so many fragments without data."""
-    fragments = bare_fragments(count, **options)
-    return commit_fragments(store, create_root(store), SCHEMA, fragments, STATISTICS, message="", create=True)
+    dataset, writer, fragments = create_root(store), new_id(), bare_fragments(count, **options)
+    num_samples = sum(fragment.samples for fragment in fragments)
+
+    def first_version(_: Version | None) -> Version:
+        return Version(dataset, 1, None, writer, now(), "", SCHEMA, fragments, STATISTICS, num_samples)
+
+    return commit(store, first_version, create=True)
 
 
 def append_bare(store: Store, *numbers: int) -> Version:
     """A commit of the fragments of these numbers."""
-    fragments = tuple(bare_fragment(number) for number in numbers)
-    dataset = read_latest(store).dataset
-    return commit_fragments(store, dataset, SCHEMA, fragments, STATISTICS, message="", create=False)
+    return append_fragments(store, [bare_fragment(number) for number in numbers])
+
+
+def append_fragments(store: Store, fragments: Sequence[Fragment]) -> Version:
+    """A commit of fragments, or of nothing, to a dataset of any schema; its statistics stay as they are."""
+    writer = new_id()
+
+    def next_version(parent: Version | None) -> Version:
+        assert parent is not None
+        added, first = list(parent.fragments), parent.next_sample_id
+        for fragment in fragments:
+            added.append(replace(fragment, first=first))
+            first += fragment.samples
+        return replace(
+            parent,
+            number=parent.number + 1,
+            parent=parent.number,
+            writer=writer,
+            time=now(),
+            message="",
+            fragments=tuple(added),
+            next_sample_id=first,
+        )
+
+    return commit(store, next_version, create=False)
 
 
 def counting_ids() -> Callable[[], str]:

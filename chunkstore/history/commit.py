@@ -11,17 +11,14 @@ import contextlib
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import UTC, datetime
-from itertools import accumulate
 
 from chunkstore.errors import (
     CommitConflict,
     DatasetExists,
     DatasetNotFound,
     InvalidDataset,
-    SchemaError,
     StoreError,
     VersionExpired,
 )
@@ -29,9 +26,7 @@ from chunkstore.format.documents import parse_json, seal
 from chunkstore.format.metadata import group_to_json, zarr_json
 from chunkstore.format.pages import FragmentPage, condemned_from_page, fragments_from_page, page_key
 from chunkstore.format.paging import PagedVersion, to_pages
-from chunkstore.format.schema import Schema
-from chunkstore.format.statistics import Statistics
-from chunkstore.format.versions import FORMAT, LATEST_KEY, FieldStatistics, Fragment, Version, version_key
+from chunkstore.format.versions import FORMAT, LATEST_KEY, Version, version_key
 from chunkstore.history.pages import Pages
 from chunkstore.history.versions import (
     MAX_STEPS,
@@ -49,7 +44,6 @@ __all__ = [
     "MAX_STEPS",
     "check_message",
     "commit",
-    "commit_fragments",
     "create_root",
     "find_latest",
     "new_id",
@@ -122,60 +116,6 @@ def check_message(message: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"message={message!r}: not text that UTF-8 can hold: {error}") from None
     return message
-
-
-def commit_fragments(
-    store: Store,
-    dataset: str,
-    schema: Schema,
-    fragments: tuple[Fragment, ...],
-    statistics: Mapping[str, FieldStatistics],
-    *,
-    message: str,
-    create: bool,
-) -> Version:
-    """Make fragments visible, together, as the next version; their `first` is given here.
-
-    Loses no race but to give it another try: an append rebases on whatever version won, a creation gives way.
-
-    Raises:
-        DatasetExists: `create`, and somebody else's first version is there.
-        SchemaError: the schema of the dataset is another by now.
-        CommitConflict: a fragment was condemned by `gc`, or the race was lost too often.
-        StoreError: the store failed and did not tell, when asked again, whether it had taken the version.
-    """
-    writer, time = new_id(), now()
-
-    def next_version(parent: Version | None) -> Version:
-        if parent is None:
-            first = _renumber(fragments, 0)
-            total = sum(f.samples for f in first)
-            return Version(dataset, 1, None, writer, time, message, schema, first, statistics, total)
-        if parent.dataset != dataset:
-            raise CommitConflict(f"{store.url}: another dataset took the place of {dataset}; append to that one anew")
-        if not parent.schema.same_types(schema):
-            raise SchemaError(
-                f"{store.url}: version {parent.number} has another schema:\n{parent.schema!r}\nnot\n{schema!r}"
-            )
-        ours = {f.id for f in fragments}
-        if ours & {f.id for f in parent.fragments}:
-            raise CommitConflict(
-                f"{store.url}: version {parent.number} holds these fragments already; nothing is left to do"
-            )
-        added = _renumber(fragments, parent.next_sample_id)
-        return replace(
-            parent,
-            number=parent.number + 1,
-            parent=parent.number,
-            writer=writer,
-            time=time,
-            message=message,
-            fragments=(*parent.fragments, *added),
-            statistics={name: _merge(parent.statistics[name], statistics[name]) for name in parent.schema},
-            next_sample_id=parent.next_sample_id + sum(f.samples for f in added),
-        )
-
-    return commit(store, next_version, create=create)
 
 
 def commit(store: Store, next_version: Callable[[Version | None], Version], *, create: bool) -> Version:
@@ -271,13 +211,3 @@ def _write_hint(store: Store, version: Version) -> None:
     # the version is committed; readers probe forward from an older hint
     with contextlib.suppress(StoreError, PermissionError):
         store.write(LATEST_KEY, seal(Hint.of(version).to_json()))
-
-
-def _renumber(fragments: tuple[Fragment, ...], first: int) -> tuple[Fragment, ...]:
-    firsts = accumulate((fragment.samples for fragment in fragments), initial=first)
-    return tuple(replace(fragment, first=n) for fragment, n in zip(fragments, firsts, strict=False))
-
-
-def _merge(a: FieldStatistics, b: FieldStatistics) -> FieldStatistics:
-    empty = Statistics()
-    return {kind: a.get(kind, empty).merge(b.get(kind, empty)) for kind in {**a, **b}}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bare_fragments import append_fragments
 
 import chunkstore as cs
 from chunkstore.errors import (
@@ -23,9 +24,10 @@ from chunkstore.errors import (
 )
 from chunkstore.format.documents import seal
 from chunkstore.format.versions import LATEST_KEY, Fragment, Part, Version, tombstone_to_json, version_key
-from chunkstore.history.commit import MAX_STEPS, commit, commit_fragments, find_latest, new_id, read_version
+from chunkstore.history.commit import MAX_STEPS, commit, find_latest, new_id, read_version
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
+from chunkstore.writing.results import FragmentResult, commit_results
 
 SCHEMA = {"x": cs.Array("int64")}
 
@@ -58,10 +60,7 @@ def begin(location: Any) -> Store:
 
 def commit_nothing(store: Any) -> int:
     """An append of no samples: a commit and nothing else."""
-    latest = find_latest(store)
-    assert latest is not None
-    nothing = {"x": {"values": cs.Statistics()}}
-    return commit_fragments(store, latest.dataset, latest.schema, (), nothing, message="", create=False).number
+    return append_fragments(store, []).number
 
 
 def test_a_lost_answer_after_the_commit_makes_one_version(location: Any) -> None:
@@ -331,10 +330,11 @@ def test_parts_that_gc_has_condemned_are_carried_forward_and_never_committed_aga
 def test_fragments_are_committed_once(local: Any) -> None:
     store = begin(local)
     first = read_version(store)
-    with pytest.raises(CommitConflict, match="version 1 holds these fragments already"):
-        commit_fragments(
-            store, first.dataset, first.schema, first.fragments, first.statistics, message="again", create=False
-        )
+    result = FragmentResult(first.dataset, first.schema, first.fragments[0], first.statistics)
+    assert commit_results(store, [result], message="again", again=True) == first
+    assert commit_results(store, [result, result], message="again").fragments == first.fragments
+    with pytest.raises(InvalidDataset, match="twice"):
+        append_fragments(store, first.fragments)
 
 
 def test_a_version_document_that_is_damaged_is_told_by_name(local: Any) -> None:
@@ -361,7 +361,8 @@ def test_an_append_with_another_schema_is_refused(local: Any) -> None:
     store = begin(local)
     other = cs.Schema({"x": cs.Array("int32")})
     with pytest.raises(SchemaError, match="another schema"):
-        commit_fragments(store, cs.open(local.url).uuid, other, (), {"x": {}}, message="", create=False)
+        nothing = FragmentResult(cs.open(local.url).uuid, other, None, {"x": {"values": cs.Statistics()}})
+        commit_results(store, [nothing], message="")
 
 
 def test_an_append_to_a_dataset_that_was_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
@@ -387,10 +388,8 @@ def test_a_fragment_that_gc_has_condemned_cannot_be_committed(local: Any) -> Non
         return replace(parent, number=parent.number + 1, parent=parent.number, condemned_fragments=given_up)
 
     commit(store, condemn, create=False)
-    latest = read_version(store)
-    statistics = {"x": {"values": cs.Statistics()}}
     with pytest.raises(CommitConflict, match="condemned"):
-        commit_fragments(store, latest.dataset, latest.schema, (fragment,), statistics, message="", create=False)
+        append_fragments(store, [fragment])
     assert commit_nothing(store) == 3
     assert read_version(store).condemned_fragments == given_up
 

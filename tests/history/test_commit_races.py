@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bare_fragments import SCHEMA, STATISTICS, append_bare, bare_fragment, begin_bare
+from bare_fragments import append_bare, append_fragments, bare_fragment, begin_bare
 
 import chunkstore.history.commit as commit_module
-from chunkstore.history.commit import MAX_DOUBLINGS, MAX_WAIT_S, commit_fragments, read_latest
+from chunkstore.history.commit import MAX_DOUBLINGS, MAX_WAIT_S, read_latest
 from chunkstore.store.location import open_store
 
 NUM_WRITERS = 8
@@ -26,11 +26,10 @@ NUM_COMMITS = {"local": 200, "s3": int(os.environ.get("CHUNKSTORE_RACE_COMMITS",
 def commit_many(url: str, options: dict[str, Any], writer: int, count: int, folder: Path) -> None:
     """Commit `count` fragments one after another; tell number and fragment of each commit that was acknowledged."""
     store = open_store(url, storage_options=options or None)
-    dataset = read_latest(store).dataset
     told = []
     for i in range(count):
         fragment = bare_fragment(writer * 1_000_000 + i, samples=1)
-        version = commit_fragments(store, dataset, SCHEMA, (fragment,), STATISTICS, message="", create=False)
+        version = append_fragments(store, [fragment])
         told.append((version.number, fragment.id))
     (folder / f"{writer}.json").write_text(json.dumps(told))
 
