@@ -42,6 +42,11 @@ class Upload(Protocol):
     def write(self, data: Data) -> None:
         """Append bytes; the buffer may be reused as soon as this returns."""
 
+    def write_all(self, pieces: Sequence[Data]) -> None:
+        """Append several buffers, one after another; at once where the store can."""
+        for piece in pieces:
+            self.write(piece)
+
     def finish(self) -> None:
         """Make the object visible and durable."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from chunkstore._native import crc32, crc32c
+from chunkstore._native import crc32, crc32c, crc32c_spans
 from chunkstore.format.codecs import ChunkCodecs
 from chunkstore.format.layout import GridShapes, ceil_power_of_two, floor_power_of_two, plan_grid
 from chunkstore.format.metadata import ArrayMetadata, shard_key
@@ -25,6 +25,8 @@ from chunkstore.kernels.codecs import encode_chunk
 from chunkstore.store.interface import Data, Store, Upload
 from chunkstore.writing.codec_choice import ChooseCodecs
 from chunkstore.writing.workers import Workers
+
+_PLAIN = ChunkCodecs(None, crc32c=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,9 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """Chunks one after another, the bytes of each, how many rows they hold, and statistics of these."""
+    """Chunks, each in one or more pieces, how many rows they hold, and statistics of these."""
 
-    data: Data
-    chunk_nbytes: list[int]
+    chunks: list[tuple[Data, ...]]
     num_rows: int
     statistics: Statistics | None
 
@@ -161,13 +162,12 @@ class ArraySink:
     def _upload(self, encoded: _Encoded) -> None:
         if encoded.statistics is not None:
             self.statistics = self.statistics.merge(encoded.statistics)
-        data, place, taken = memoryview(encoded.data), 0, 0
-        while taken < len(encoded.chunk_nbytes):
+        taken = 0
+        while taken < len(encoded.chunks):
             if self._shard is None:
                 self._shard = _ShardUpload(self._store.open_upload(f"{self.key}/{self._shard_key()}"))
-            own = encoded.chunk_nbytes[taken : taken + self._chunks_of_shard - self._shard.num_chunks]
-            self._shard.add(data[place : place + sum(own)], own)
-            place += sum(own)
+            own = encoded.chunks[taken : taken + self._chunks_of_shard - self._shard.num_chunks]
+            self._shard.add(own)
             taken += len(own)
             if self._shard.num_chunks == self._chunks_of_shard:
                 self._end_shard()
@@ -210,26 +210,25 @@ class _ShardUpload:
     def num_chunks(self) -> int:
         return len(self._sizes)
 
-    def add(self, chunks: Data, nbytes: list[int]) -> None:
-        """Append chunks of these bytes each."""
-        self._write(chunks)
-        self._sizes += nbytes
+    def add(self, chunks: list[tuple[Data, ...]]) -> None:
+        """Append chunks: written together, megabytes take the page cache a third of the time of as many single chunks."""
+        pieces = [piece for chunk in chunks for piece in chunk]
+        self._upload.write_all(pieces)
+        for piece in pieces:
+            self._crc = crc32(piece, self._crc)
+        self._sizes += [sum(map(len, chunk)) for chunk in chunks]
 
     def end(self, num_chunks: int) -> StoredObject:
         """Append the index of a shard that may have so many chunks; nothing comes after it."""
         index = encode_index(self._sizes, num_chunks)
-        self._write(index)
-        return StoredObject(sum(self._sizes) + len(index), self._crc)
+        self._upload.write(index)
+        return StoredObject(sum(self._sizes) + len(index), crc32(index, self._crc))
 
     def finish(self) -> None:
         self._upload.finish()
 
     def abort(self) -> None:
         self._upload.abort()
-
-    def _write(self, data: Data) -> None:
-        self._upload.write(data)
-        self._crc = crc32(data, self._crc)
 
 
 def _encode(
@@ -241,9 +240,10 @@ def _encode(
     """Encode rows into whole chunks, in grid order; the last is filled up with zeros."""
     statistics = measure(rows) if measure else None
     chunk_rows, row_chunk = grid.chunk[0], grid.chunk[1:]
-    pieces: list[Data] = []
-    chunk_nbytes: list[int] = []
     row_grid = [-(-n // c) for n, c in zip(rows.shape[1:], row_chunk, strict=True)]
+    if codecs == _PLAIN and math.prod(row_grid) == 1 and len(rows) % chunk_rows == 0:
+        return _Encoded(_plain_chunks(rows, chunk_rows), len(rows), statistics)
+    chunks: list[tuple[Data, ...]] = []
     for start in range(0, len(rows), chunk_rows):
         block = rows[start : start + chunk_rows]
         for at in np.ndindex(*row_grid):
@@ -252,11 +252,22 @@ def _encode(
                 whole = np.zeros(grid.chunk, rows.dtype)
                 whole[tuple(slice(0, n) for n in box.shape)] = box
                 box = whole
-            chunk = _pieces(codecs, np.ascontiguousarray(box))
-            pieces += chunk
-            chunk_nbytes.append(sum(map(len, chunk)))
-    # written at once, megabytes take the page cache a third of the time that as many chunks of 256 KiB take
-    return _Encoded(b"".join(pieces), chunk_nbytes, len(rows), statistics)
+            chunks.append(_pieces(codecs, np.ascontiguousarray(box)))
+    return _Encoded(chunks, len(rows), statistics)
+
+
+def _plain_chunks(rows: npt.NDArray[Any], chunk_rows: int) -> list[tuple[Data, ...]]:
+    """Whole chunks of whole rows, where they are, and the checksum of each: as `_pieces` gives them, in one call."""
+    data = rows.reshape(-1).view(np.uint8)
+    starts = np.arange(0, data.size, data.size // (len(rows) // chunk_rows))
+    stops = np.append(starts[1:], data.size)
+    crcs = np.empty(len(starts), np.uint32)
+    crc32c_spans(crcs, data, starts, stops)
+    ends = crcs.astype("<u4").tobytes()
+    return [
+        (data.data[start:stop], ends[4 * i : 4 * i + 4])
+        for i, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True))
+    ]
 
 
 def _pieces(codecs: ChunkCodecs, chunk: npt.NDArray[Any]) -> tuple[Data, ...]:
