@@ -60,3 +60,11 @@ def test_a_bar_is_drawn_on_a_terminal_and_nowhere_else(url: str, command: str, t
     else:
         assert "\x1b" not in told
         assert not re.search("[━╸╺]", told)
+
+
+def test_unfinished_files_of_killed_writers_are_told(url: str) -> None:
+    (Path(url) / f"fragments/zarr.json~{'0' * 32}").write_bytes(b"half")
+    for dry_run, said in ((True, "would delete 1 unfinished file, 4 B"), (False, "deleted 1 unfinished file, 4 B")):
+        file = io.StringIO()
+        show_gc(Console(file=file, width=120), url, keep_versions=None, orphan_age_s=0, dry_run=dry_run)
+        assert file.getvalue().strip() == said
