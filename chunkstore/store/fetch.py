@@ -8,6 +8,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -53,11 +54,10 @@ def fetch_each(store: Store, requests: Sequence[Request], use: Callable[[int, me
     if store.is_local or len(requests) == 1:
         return [use(i, _fetch(store, request)) for i, request in enumerate(requests)]
     threads = _threads()
-    futures = [
-        threads.submit(lambda i=i, r=request: use(i, _fetch(store, r)))  # type: ignore[misc]
-        for i, request in enumerate(requests)
-    ]
+    futures: list[Future[_Result]] = []
     try:
+        for i, request in enumerate(requests):
+            futures.append(threads.submit(lambda i=i, r=request: use(i, _fetch(store, r))))  # type: ignore[misc]
         return [future.result() for future in futures]
     finally:
         for future in futures:

@@ -8,6 +8,7 @@ and `part.py` stand before it.
 import os
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from enum import Enum
 from typing import TypeVar
 
@@ -34,8 +35,10 @@ def do_all(level: Level, jobs: Sequence[Callable[[], _Result]]) -> list[_Result]
     """What the jobs give, in order; the first that fails, in that order, fails all. The caller's thread does one of them."""
     if not jobs:
         return []
-    futures = [_threads(level).submit(job) for job in jobs[1:]]
+    futures: list[Future[_Result]] = []
     try:
+        for job in jobs[1:]:
+            futures.append(_threads(level).submit(job))  # noqa: PERF401  (a failure leaves those before it to be cancelled)
         return [jobs[0](), *(future.result() for future in futures)]
     finally:
         for future in futures:

@@ -47,7 +47,7 @@ class JobThreads:
         """Queue a job; its future fails with CancelledError if it is dropped.
 
         Raises:
-            RuntimeError: the threads have been closed.
+            RuntimeError: the threads have been closed, or none can be started.
         """
         future: Future[_Result] = Future()
         with self._changed:
@@ -57,10 +57,20 @@ class JobThreads:
             if self._num_idle >= len(self._jobs):
                 self._changed.notify()
             elif len(self._threads) < self._count:
-                thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                self._add_thread()
         return future
+
+    def _add_thread(self) -> None:
+        """Start one more, for the job just queued; where that fails, a thread that there is does the job, or it is dropped."""
+        thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError):  # the system gives no more threads
+            if not self._threads:
+                self._jobs.pop()
+                raise
+        else:
+            self._threads.append(thread)
 
     def close(self) -> None:
         """Drop what has not begun; threads end with what they are doing. Does nothing in a forked child."""
