@@ -64,6 +64,11 @@ class Listed:
     num_positions: int
     positions: Ints
 
+    def __post_init__(self) -> None:
+        kept = self.positions.view()
+        kept.flags.writeable = False
+        object.__setattr__(self, "positions", kept)
+
     @property
     def nbytes(self) -> int:
         """See `Selection`."""
@@ -78,7 +83,7 @@ class Listed:
 
     def select_range(self, start: int, stop: int) -> Ints:
         """See `Selection`."""
-        return self.positions[start:stop]
+        return self.positions[start:stop].copy()  # the caller's to change
 
     def count_before(self, positions: Ints) -> Ints:
         """See `Selection`."""

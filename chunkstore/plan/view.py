@@ -46,6 +46,7 @@ class View:
         selection: Which samples, by their positions in the version; all if None.
         axes: What is wanted of each sample of the fields that were sliced.
         edges: Positions at which the fragments begin, and the number of all; found here, and shared by the views of a version.
+        shifts: What to add to the positions of each fragment's samples for their ids; found and shared likewise.
     """
 
     fragments: tuple[Fragment, ...]
@@ -53,11 +54,13 @@ class View:
     selection: Selection | None = None
     axes: Mapping[str, Axes] = field(default_factory=dict)
     edges: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    shifts: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __post_init__(self) -> None:
         if not len(self.edges):
             edges = np.cumsum([0, *(f.samples for f in self.fragments)], dtype=np.int64)
             object.__setattr__(self, "edges", edges)
+            object.__setattr__(self, "shifts", np.array([f.first for f in self.fragments], np.int64) - edges[:-1])
 
     def __len__(self) -> int:
         return int(self.edges[-1]) if self.selection is None else len(self.selection)
@@ -128,9 +131,8 @@ class View:
         """The ids of the version's samples at `positions`."""
         if not len(positions):
             return np.empty(0, np.uint64)
-        firsts = np.array([f.first for f in self.fragments], np.int64)
         fragment = np.searchsorted(self.edges, positions, side="right") - 1
-        return (positions + (firsts - self.edges[:-1])[fragment]).astype(np.uint64)
+        return (positions + self.shifts[fragment]).astype(np.uint64)
 
     def box(self, name: str) -> Box | None:
         """What is wanted of each sample of a field; None where that is all of it."""

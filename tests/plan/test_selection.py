@@ -4,6 +4,8 @@ import hashlib
 import re
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chunkstore.plan import selection as module
+from chunkstore.plan import view as views
 from chunkstore.plan.boxes import as_slices, slice_axes, whole_axes
 from chunkstore.plan.selection import (
     BLOCK,
@@ -262,3 +265,25 @@ def test_slices_upon_slices_are_what_numpy_gives(shape, data):
 def test_what_is_no_slice_is_refused_by_name(key, told):
     with pytest.raises(ValueError, match=f"field 'volume'.*{told}"):
         slice_axes("volume", whole_axes((4, 5)), key)
+
+
+class _Counted(tuple):
+    """Fragments that count how often they are gone through."""
+
+    passes: ClassVar[list[int]] = []
+
+    def __iter__(self):
+        self.passes.append(1)
+        return super().__iter__()
+
+
+def test_ids_of_many_stretches_go_through_the_fragments_once(monkeypatch):
+    monkeypatch.setattr(views, "AT_ONCE", BLOCK)
+    fragments = _Counted(SimpleNamespace(samples=700, first=10_000 * i) for i in range(20))
+    view = views.View(fragments, {})
+    passes = len(fragments.passes)
+    parts = view.split({"a": 0.5, "b": 0.5}, seed=0)
+    assert len(fragments.passes) == passes
+    ids = [parts[name].ids(parts[name].positions(np.arange(len(parts[name])))) for name in "ab"]
+    expected = np.concatenate([10_000 * i + np.arange(700) for i in range(20)])
+    assert np.array_equal(np.sort(np.concatenate(ids)), expected.astype(np.uint64))

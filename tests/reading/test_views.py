@@ -169,6 +169,16 @@ def test_indices_that_are_kept_are_a_copy(ds: cs.Dataset) -> None:
     assert view.positions().tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("kept", [[1, 5, 7], np.arange(N) % 2 == 0, np.ones(N, bool)], ids=["listed", "bitmap", "all"])
+def test_positions_that_are_handed_out_are_the_callers_to_change(ds: cs.Dataset, kept: Any) -> None:
+    view = ds.filter(kept)
+    labels, positions = view["label"][:].tolist(), view.positions().tolist()
+    for handed in (view.positions(), view.positions([0, 1, 2]), view.sample_ids(), view.filter([0, 1]).positions()):
+        np.add(handed, 10, out=handed, casting="unsafe")
+    assert view["label"][:].tolist() == labels
+    assert view.positions().tolist() == positions
+
+
 @pytest.mark.parametrize(
     ("selection", "told"),
     [
