@@ -32,6 +32,10 @@ TIE = 0.95
 """Of one compressor's shuffles a later one must leave less than this share of an earlier one's."""
 BLOCK_NBYTES = (16 << 10, 128 << 10)
 """Least and most bytes of blosc's blocks: a read of few samples decodes only the blocks in which they lie."""
+ZSTD_BLOCK_NBYTES = 32 << 10
+"""Bytes of blocks in which zstd without shuffle encodes rows that are no longer, for the same reason,"""
+BLOCKS_COST = 1.125
+"""where it leaves at most so many times the bytes of plain zstd."""
 NUM_TRIED = 4
 """Chunks, spread over the first rows, on which candidates are tried."""
 
@@ -56,6 +60,13 @@ def choose_codecs(field: Field, *, plain: ChunkCodecs) -> ChooseCodecs:
         lz4, lz4_ratio = _smallest((_blosc("lz4", 5, shuffle, typesize) for shuffle in shuffles), pieces)
         zstd, zstd_ratio = _smallest((_zstd(shuffle, typesize) for shuffle in shuffles), pieces)
         if zstd_ratio <= ZSTD_PAYS and zstd_ratio <= ZSTD_OVER_LZ4 * lz4_ratio:
+            if isinstance(field, Array) and rows[:1].nbytes <= ZSTD_BLOCK_NBYTES:
+                # level 2 of blosc's nine is zstd's own 3
+                blocks = ChunkCodecs(
+                    Compressor("blosc", 2, "zstd", "noshuffle", typesize, ZSTD_BLOCK_NBYTES), crc32c=True
+                )
+                if _smallest([blocks], pieces)[1] <= BLOCKS_COST * zstd_ratio:
+                    return blocks
             return _in_blocks(zstd, rows)
         return _in_blocks(lz4, rows) if lz4_ratio <= LZ4_PAYS else plain
 
