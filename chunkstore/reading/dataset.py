@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from chunkstore.errors import DatasetNotFound
+from chunkstore.errors import DatasetNotFound, ObjectChanged
 from chunkstore.format.schema import Array, Ragged, Schema
 from chunkstore.format.versions import FieldStatistics, Version
 from chunkstore.history.commit import read_version
@@ -80,7 +80,8 @@ class Dataset:
     """A version of a dataset, or a view of some of its fields, samples or axes. Made by `chunkstore.open`.
 
     Views (`select`, `filter`, `split`, `slice`) nest in any order; each is a new `Dataset` that reads only what it shows. Safe
-    for threads. Pickles as its URL, version and view, and is opened again where it arrives.
+    for threads. Pickles as its URL, identity, version and view, and is opened again where it arrives; `ObjectChanged` says
+    that another dataset stands there now.
     """
 
     def __init__(
@@ -390,11 +391,21 @@ class Dataset:
 
     def __reduce__(self) -> tuple[Any, ...]:
         shown = {"schema": self.schema, "selection": self._view.selection, "axes": self._view.axes}
-        return (_reopened, (self._store, self.version, shown, self._decode, self._verify))
+        return (_reopened, (self._store, self.uuid, self.version, shown, self._decode, self._verify))
 
 
-def _reopened(store: Store, number: int, shown: Mapping[str, Any], decode: bool, verify: Verify) -> Dataset:
+def _reopened(store: Store, uuid: str, number: int, shown: Mapping[str, Any], decode: bool, verify: Verify) -> Dataset:
+    """A dataset that arrived pickled.
+
+    Raises:
+        ObjectChanged: another dataset stands at the URL, whose samples the selection does not mean.
+    """
     version, reader = _find_version(store, number)
+    if version.dataset != uuid:
+        raise ObjectChanged(
+            f"{store.url} was dataset {uuid} when this was pickled and is {version.dataset} now; open it anew and choose "
+            "samples again, or restore what was there"
+        )
     return Dataset(store, version, decode=decode, verify=verify, parts=reader, view=View(version.fragments, **shown))
 
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import tempfile
 import traceback
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import chunkstore as cs
-from chunkstore.errors import ForkedLoader, MissingObject, SchemaError, VersionExpired
+from chunkstore.errors import ForkedLoader, MissingObject, ObjectChanged, SchemaError, VersionExpired
 from chunkstore.format.documents import seal
 from chunkstore.format.versions import tombstone_to_json, version_key
 from chunkstore.store import fetch
@@ -197,6 +198,26 @@ def in_fork(work: Callable[[], None]) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("num_samples", [100, 10])
+def test_what_was_pickled_is_not_applied_to_another_dataset(tmp_path: Path, num_samples: int) -> None:
+    url = str(tmp_path / "ds")
+    numbers(url, 100)
+    view = cs.open(url).filter([3, 50, 99])
+    things = [view, view["x"], cs.Loader(view, batch_size=1), cs.Loader(url, batch_size=1)]
+    pickled = [pickle.dumps(thing) for thing in things]
+    assert pickle.loads(pickled[0])["x"][:].tolist() == [3, 50, 99]  # noqa: S301  (our own bytes)
+    shutil.rmtree(url)
+    numbers(url, num_samples)
+    for data in pickled:
+        with pytest.raises(ObjectChanged, match=f"was dataset {view.uuid} .* is {cs.open(url).uuid} now"):
+            pickle.loads(data)  # noqa: S301
+
+
+def numbers(url: str, num_samples: int) -> None:
+    with cs.create(url, {"x": cs.Array("int64")}) as writer:
+        writer.write_batch({"x": np.arange(num_samples)})
+
+
 def test_a_used_local_dataset_works_in_a_forked_child(ds: cs.Dataset) -> None:
     fresh = cs.open(ds.url)
     fresh[3]
