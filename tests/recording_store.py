@@ -60,6 +60,9 @@ class RecordingStore(Store):
     def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         return self._do("read_ranges", key, lambda: self.inner.read_ranges(key, ranges), ranges=tuple(ranges))
 
+    def read_end(self, key: str, nbytes: int) -> tuple[int, memoryview]:
+        return self._do("read_end", key, lambda: self.inner.read_end(key, nbytes), nbytes=nbytes)
+
     def write(self, key: str, data: Data) -> None:
         self._do("write", key, lambda: self.inner.write(key, data), nbytes=len(data))
 
@@ -91,7 +94,7 @@ class RecordingStore(Store):
     def num_round_trips(self) -> int:
         """The longest row of reads each of which began after the one before had ended."""
         longest, ended = 0, []
-        for operation in sorted(self.of("read", "read_ranges"), key=lambda o: o.start):
+        for operation in sorted(self.of("read", "read_ranges", "read_end"), key=lambda o: o.start):
             depth = 1 + max((d for stop, d in ended if stop < operation.start), default=0)
             ended.append((operation.stop, depth))
             longest = max(longest, depth)

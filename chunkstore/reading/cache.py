@@ -32,6 +32,13 @@ class ChunkCache:
                 self._chunks.move_to_end(key)
             return chunk
 
+    def drop(self, key: Hashable) -> None:
+        """Keep nothing under `key`."""
+        with self._lock:
+            chunk = self._chunks.pop(key, None)
+            if chunk is not None:
+                self._nbytes -= chunk.nbytes
+
     def keep(self, key: Hashable, chunk: npt.NDArray[Any]) -> None:
         """Keep a chunk, and let the longest unused go to make room."""
         if chunk.nbytes > self.max_nbytes:

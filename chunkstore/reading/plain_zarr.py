@@ -21,7 +21,6 @@ from chunkstore.format.versions import Fragment, Part, Version
 from chunkstore.kernels.columns import Column
 from chunkstore.plan.reads import Intervals, Ints
 from chunkstore.reading.cache import ChunkCache
-from chunkstore.reading.object_sizes import ObjectSizes
 from chunkstore.reading.plain_zarr_array import PlainZarrArray
 from chunkstore.reading.plain_zarr_metadata import PlainArray, array_v2, array_v3, parse_document
 from chunkstore.reading.verified import Check
@@ -125,11 +124,11 @@ def open_plain_zarr(store: Store, number: int | None = None, tag: str | None = N
 
 
 def _open_rows(store: Store, fields: Mapping[str, PlainArray], left_out: dict[str, str]) -> dict[str, PlainZarrArray]:
-    cache, sizes = ChunkCache(CACHE_NBYTES), ObjectSizes(store)
+    cache = ChunkCache(CACHE_NBYTES)
     rows = {}
     for name, array in fields.items():
         try:
-            rows[name] = PlainZarrArray(store, name, array, cache, sizes)
+            rows[name] = PlainZarrArray(store, name, array, cache)
         except UnsupportedFormat as error:
             left_out[array.path] = str(error)
     return rows

@@ -7,7 +7,6 @@ Damage is a `CorruptChunk` that names object and samples. Before it: `plain_zarr
 """
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -16,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from chunkstore.errors import ChunkstoreError, CorruptChunk, InvalidDataset, StoreError
-from chunkstore.format.shard_index import Index, decode_index, index_nbytes
+from chunkstore.errors import ChunkstoreError, CorruptChunk, StoreError
 from chunkstore.kernels.codecs import decode_chunk
 from chunkstore.plan.reads import Intervals, Pieces, split_intervals, total_rows
 from chunkstore.reading.cache import ChunkCache
-from chunkstore.reading.object_sizes import ObjectSizes
+from chunkstore.reading.plain_shards import Body, PlainShards, corrupt_chunk, most_nbytes
 from chunkstore.reading.plain_zarr_metadata import PlainArray
 from chunkstore.store.interface import Store
 from chunkstore.store.side_by_side import Level, do_all
@@ -34,7 +32,6 @@ MAX_WINDOW_NBYTES = 64 << 20
 MAX_WINDOW_CHUNKS = 256
 MAX_KEPT_NBYTES = 16 << 20
 """Of a row of chunks that zarr-python decodes, to be kept for reads that want another part of it."""
-_SLACK_NBYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +61,6 @@ class _Task:
 FEW_PIECES = 8
 """So many are copied one by one faster than by lists of their rows."""
 
-_Body = tuple[memoryview, str, "partial[memoryview]"]
-"""Stored bytes of a chunk, the place they came from, and how to fetch them once more."""
-
 
 class PlainZarrArray:
     """Rows of an array.
@@ -76,13 +70,13 @@ class PlainZarrArray:
         name: Of its field, for errors.
         array: Its metadata.
         cache: Keeps chunks of which only a part was wanted, and indexes of shards.
-        sizes: Of the store's objects.
     """
 
-    def __init__(self, store: Store, name: str, array: PlainArray, cache: ChunkCache, sizes: ObjectSizes) -> None:
+    def __init__(self, store: Store, name: str, array: PlainArray, cache: ChunkCache) -> None:
         self._store, self._name, self.metadata = store, name, array
-        self._cache, self._sizes = cache, sizes
-        self._zarr = None if array.codecs is not None else _zarr_rows(store, array, sizes)
+        self._cache = cache
+        self._shards = PlainShards(store, name, array, cache)
+        self._zarr = None if array.codecs is not None else _zarr_rows(store, array)
 
     def read(
         self, intervals: Intervals, *, verify: bool = True, box: tuple[slice, ...] | None = None
@@ -97,6 +91,7 @@ class PlainZarrArray:
         Raises:
             CorruptChunk: a chunk does not decode.
             InvalidDataset: the index of a shard is damaged.
+            ObjectChanged: a shard was rewritten as often as it was read.
             StoreError: the store failed.
         """
         array = self.metadata
@@ -138,7 +133,7 @@ class PlainZarrArray:
                 self._decode_into_place(body, task, pieces, out, verify=verify)
 
     def _decode_into_place(
-        self, body: _Body, task: _Task, pieces: Pieces, out: npt.NDArray[Any], *, verify: bool
+        self, body: Body, task: _Task, pieces: Pieces, out: npt.NDArray[Any], *, verify: bool
     ) -> None:
         """Decode straight into `out` where one piece wants all of a chunk and its rows lie together; else by way of a copy."""
         chunk_shape, layout = self.metadata.chunk_shape, self.metadata.layout
@@ -160,116 +155,45 @@ class PlainZarrArray:
         _place(chunk, task, pieces, out)
         self._cache.keep((self.metadata.path, task.coordinates), chunk)
 
-    def _decode(self, body: _Body, task: _Task, out: npt.NDArray[Any], *, verify: bool) -> None:
+    def _decode(self, body: Body, task: _Task, out: npt.NDArray[Any], *, verify: bool) -> None:
         assert self.metadata.codecs is not None
-        data, where, again = body
         raw = out.reshape(-1).view(np.uint8)
         try:
-            decode_chunk(self.metadata.codecs, data, raw, verify=verify)
+            decode_chunk(self.metadata.codecs, body.data, raw, verify=verify)
         except ValueError:
             try:  # the store may hold what the way here damaged
-                decode_chunk(self.metadata.codecs, again(), raw, verify=verify)
+                decode_chunk(self.metadata.codecs, body.again(), raw, verify=verify)
             except (ValueError, FileNotFoundError) as error:
-                raise self._corrupt(str(error), where, task.coordinates[0]) from error
+                raise self._corrupt(str(error), body.where, task.coordinates[0]) from error
 
     def _corrupt(self, reason: str, where: str, row: int) -> CorruptChunk:
-        rows = self.metadata.chunk_shape[0]
-        first, last = row * rows, min((row + 1) * rows, self.metadata.shape[0]) - 1
-        return CorruptChunk(
-            f"{reason} in {where} (field {self._name!r}, samples {first}–{last}). Restore the object, or write the array again."
-        )
+        return corrupt_chunk(self.metadata, self._name, reason, where, row)
 
-    def _fetch(self, tasks: list[_Task]) -> list[_Body | None]:
+    def _fetch(self, tasks: list[_Task]) -> list[Body | None]:
         """Stored bytes of each task's chunk, None where none are stored."""
         if not self.metadata.is_sharded:
             return self._beside([partial(self._fetch_object, task) for task in tasks])
-        per_object = self.metadata.chunks_per_object
-        shards: dict[tuple[int, ...], list[int]] = {}
-        for i, task in enumerate(tasks):
-            shard = tuple(c // n for c, n in zip(task.coordinates, per_object, strict=True))
-            shards.setdefault(shard, []).append(i)
-        indexes = self._beside([partial(self._find_index, shard) for shard in shards])
-        jobs, places = [], []
-        for (shard, members), index in zip(shards.items(), indexes, strict=True):
-            for i in members if index is not None else ():
-                within = tuple(c % n for c, n in zip(tasks[i].coordinates, per_object, strict=True))
-                start, stop = map(int, index[np.ravel_multi_index(within, per_object)])
-                if start >= 0:
-                    jobs.append(partial(self._fetch_range, tasks[i], self.metadata.object_key(shard), start, stop))
-                    places.append(i)
-        bodies: list[_Body | None] = [None] * len(tasks)
-        for i, body in zip(places, self._beside(jobs), strict=True):
-            bodies[i] = body
-        return bodies
+        return self._shards.fetch([task.coordinates for task in tasks])
 
     def _beside(self, jobs: Sequence[Any]) -> list[Any]:
         return [job() for job in jobs] if self._store.is_local else do_all(Level.OBJECTS, jobs)
 
-    def _fetch_object(self, task: _Task) -> _Body | None:
+    def _fetch_object(self, task: _Task) -> Body | None:
         key = self.metadata.object_key(task.coordinates)
         again = partial(self._read_object, key, task.coordinates[0])
         try:
-            return again(), f"{self._store.url}/{key}", again
+            return Body(again(), f"{self._store.url}/{key}", again)
         except FileNotFoundError:
             return None
 
     def _read_object(self, key: str, row: int) -> memoryview:
-        limit = _most_nbytes(self.metadata.chunk_nbytes)
+        limit = most_nbytes(self.metadata.chunk_nbytes)
         try:
             return memoryview(self._store.read(key, limit_nbytes=limit))
         except ValueError as error:
             raise self._corrupt(
                 f"more bytes than a chunk can have ({error})", f"{self._store.url}/{key}", row
             ) from error
-
-    def _fetch_range(self, task: _Task, key: str, start: int, stop: int) -> _Body:
-        where = f"{self._store.url}/{key}, bytes {start}–{stop}"
-        if stop - start > _most_nbytes(self.metadata.chunk_nbytes):
-            raise self._corrupt("more bytes than a chunk can have", where, task.coordinates[0])
-        again = partial(self._read_range, key, start, stop)
-        return again(), where, again
-
-    def _read_range(self, key: str, start: int, stop: int) -> memoryview:
-        return self._store.read_ranges(key, [(start, stop)])[0]
-
-    def _find_index(self, shard: tuple[int, ...]) -> Index | None:
-        """The index of a shard, None where the shard is not stored."""
-        key = self.metadata.object_key(shard)
-        kept = self._cache.find(key)
-        if kept is not None:
-            return kept
-        num_chunks = math.prod(self.metadata.chunks_per_object)
-        nbytes = index_nbytes(num_chunks)
-        where = f"{self._store.url}/{key}"
-        for attempt in (1, 2):
-            try:
-                size, data = self._read_end(key, nbytes)
-            except FileNotFoundError:
-                return None
-            if size < nbytes:
-                raise InvalidDataset(f"{where}: {size} bytes, shorter than the index of a shard (field {self._name!r})")
-            try:
-                index = decode_index(data, num_chunks, size, where)
-                break
-            except InvalidDataset as error:
-                if attempt == 2:
-                    rows = self.metadata.object_shape[0]
-                    samples = f"samples {shard[0] * rows}–{min((shard[0] + 1) * rows, self.metadata.shape[0]) - 1}"
-                    raise InvalidDataset(f"{error} (field {self._name!r}, {samples})") from error
-        self._cache.keep(key, index)
-        return index
-
-    def _read_end(self, key: str, nbytes: int) -> tuple[int, memoryview]:
-        """Size of an object, and its last bytes; all of it is read where the store tells no sizes."""
-        size = self._sizes.find(key, self.metadata.path)
-        if size is not None:
-            return size, self._read_range(key, max(0, size - nbytes), size)
-        most = _most_nbytes(math.prod(self.metadata.object_shape) * self.metadata.numpy_dtype.itemsize) + nbytes
-        try:
-            data = memoryview(self._store.read(key, limit_nbytes=most))
-        except ValueError as error:
-            raise InvalidDataset(f"{self._store.url}/{key}: more bytes than a shard can have ({error})") from error
-        return len(data), data[max(0, len(data) - nbytes) :]
 
     def _read_by_zarr(self, intervals: Intervals, axes: list[range], out: npt.NDArray[Any]) -> None:
         """The same where zarr-python decodes: whole chunks together, parts of small chunks by way of the cache."""
@@ -343,15 +267,10 @@ class PlainZarrArray:
         )
 
 
-def _zarr_rows(store: Store, array: PlainArray, sizes: ObjectSizes) -> "ZarrRows":
+def _zarr_rows(store: Store, array: PlainArray) -> "ZarrRows":
     from chunkstore.reading.zarr_adapter import ZarrRows
 
-    return ZarrRows(store, array, sizes)
-
-
-def _most_nbytes(decoded_nbytes: int) -> int:
-    """More than any encoding of so many bytes that is not made to be long."""
-    return decoded_nbytes + decoded_nbytes // 8 + _SLACK_NBYTES
+    return ZarrRows(store, array)
 
 
 def _cut_axis(axis: range, length: int) -> list[_Cut]:

@@ -23,7 +23,6 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import StorePath
 
 from chunkstore.errors import InvalidDataset, MissingObject, ReadOnlyStore, StoreError, UnsupportedFormat
-from chunkstore.reading.object_sizes import ObjectSizes
 from chunkstore.reading.plain_zarr_metadata import PlainArray
 from chunkstore.store.interface import Store, check_key
 
@@ -36,7 +35,6 @@ class ReadOnlyZarrStore(ZarrStore):
 
     Args:
         store: Where the objects lie.
-        sizes: Of its objects.
         max_nbytes: Of an object that is no document; a larger one is refused.
         is_complete: Whether an absent object is damage, and not a fill value.
         is_blosc: Whether chunks end up as Blosc frames, of which numcodecs does not check that they are all there.
@@ -45,14 +43,13 @@ class ReadOnlyZarrStore(ZarrStore):
     def __init__(
         self,
         store: Store,
-        sizes: ObjectSizes | None = None,
         *,
         max_nbytes: int | None = None,
         is_complete: bool = False,
         is_blosc: bool = False,
     ) -> None:
         super().__init__(read_only=True)
-        self._store, self._sizes = store, sizes or ObjectSizes(store)
+        self._store = store
         self._max_nbytes, self._is_complete, self._is_blosc = max_nbytes, is_complete, is_blosc
 
     def __eq__(self, other: object) -> bool:
@@ -153,16 +150,16 @@ class ReadOnlyZarrStore(ZarrStore):
             return None
 
     def _read_range(self, key: str, byte_range: ByteRequest) -> bytes:
+        if isinstance(byte_range, SuffixByteRequest):
+            return bytes(self._store.read_end(key, byte_range.suffix)[1]) if byte_range.suffix else b""
         if isinstance(byte_range, RangeByteRequest) and byte_range.start < byte_range.end:
             try:
                 return bytes(self._store.read_ranges(key, [(byte_range.start, byte_range.end)])[0])
             except StoreError:
-                if self._size(key) >= byte_range.end:
+                if self._store.read_end(key, 1)[0] >= byte_range.end:
                     raise
-        size = self._size(key)  # Zarr's ranges may reach past the end, ours may not
+        size = self._store.read_end(key, 1)[0]  # Zarr's ranges may reach past the end, ours may not
         match byte_range:
-            case SuffixByteRequest(suffix):
-                start, stop = max(0, size - suffix), size
             case OffsetByteRequest(offset):
                 start, stop = min(offset, size), size
             case _:
@@ -171,11 +168,6 @@ class ReadOnlyZarrStore(ZarrStore):
             return b""
         return bytes(self._store.read_ranges(key, [(start, stop)])[0])
 
-    def _size(self, key: str) -> int:
-        folder = key.rpartition("/")[0]
-        size = self._sizes.find(key, folder)
-        return len(self._store.read(key, limit_nbytes=self._max_nbytes)) if size is None else size
-
 
 class ZarrRows:
     """Rows of an array that zarr-python decodes.
@@ -183,15 +175,14 @@ class ZarrRows:
     Args:
         store: Where it lies.
         array: Its metadata.
-        sizes: Of the store's objects.
 
     Raises:
         UnsupportedFormat: zarr-python, or what is installed beside it, cannot read it.
     """
 
-    def __init__(self, store: Store, array: PlainArray, sizes: ObjectSizes) -> None:
+    def __init__(self, store: Store, array: PlainArray) -> None:
         most = 2 * math.prod(array.object_shape) * array.numpy_dtype.itemsize + (1 << 20)
-        adapter = ReadOnlyZarrStore(store, sizes, max_nbytes=most, is_blosc=_ends_in_blosc(array.document))
+        adapter = ReadOnlyZarrStore(store, max_nbytes=most, is_blosc=_ends_in_blosc(array.document))
         try:
             self._array = zarr.Array.from_dict(StorePath(adapter, array.path), cast("Any", dict(array.document)))
         except Exception as error:  # whatever its registries and metadata classes raise

@@ -123,6 +123,20 @@ class FilesystemStore:
                 raise StoreError(f"{self.url}/{key}: bytes [{start}, {stop}) were asked for, and {buffer.nbytes} came")
         return buffers
 
+    def read_end(self, key: str, nbytes: int) -> tuple[int, memoryview]:
+        """Ask for the size, past any cached listing, and read the last bytes; see `Store.read_end`."""
+        path = self._path(key)
+
+        def ask() -> int | None:
+            self._filesystem.invalidate_cache()
+            size: int | None = self._filesystem.size(path)
+            return size
+
+        size = self._doing("read", key, ask)
+        if size is None:
+            raise StoreError(f"{self.url}/{key}: its size is not known, so that its end cannot be read")
+        return size, self.read_ranges(key, [(max(0, size - nbytes), size)])[0]
+
     def list(self, prefix: str = "") -> Iterator[Listed]:
         """List objects; see `Store.list`."""
         prefix = check_prefix(prefix)

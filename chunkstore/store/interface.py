@@ -98,6 +98,13 @@ class Store(Protocol):
             StoreError: a range reaches past the end of the object.
         """
 
+    def read_end(self, key: str, nbytes: int) -> tuple[int, memoryview]:
+        """Read the size of an object as it is now, and its last `nbytes` bytes (at least 1; all of a shorter object).
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+
     def write(self, key: str, data: Data) -> None:
         """Write a whole object, over whatever was there; durable when this returns, and never seen in part."""
 

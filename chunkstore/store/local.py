@@ -79,6 +79,12 @@ class LocalStore:
                     raise StoreError(f"{self._root}/{key} has {nbytes} bytes, and [{start}, {stop}) was asked for")
             return [memoryview(self._pread(fd, key, start, stop)) for start, stop in ranges]
 
+    def read_end(self, key: str, nbytes: int) -> tuple[int, memoryview]:
+        """Read the size and the last bytes; see `Store.read_end`."""
+        with self.opened(key) as fd:
+            size = os.fstat(fd).st_size
+            return size, memoryview(self._pread(fd, key, max(0, size - nbytes), size))
+
     @contextlib.contextmanager
     def opened(self, key: str) -> Iterator[int]:
         """Open an object, and give its file descriptor until the end of the block.

@@ -72,6 +72,11 @@ class MemoryStore:
                 raise StoreError(f"{self.url}/{key} has {data.nbytes} bytes, and [{start}, {stop}) was asked for")
         return [data[start:stop] for start, stop in ranges]
 
+    def read_end(self, key: str, nbytes: int) -> tuple[int, memoryview]:
+        """Give the size and a view of the last bytes; see `Store.read_end`."""
+        data = self._value(key)
+        return len(data), memoryview(data)[max(0, len(data) - nbytes) :]
+
     def write(self, key: str, data: Data) -> None:
         """Write a whole object; see `Store.write`."""
         path = self._path(key)

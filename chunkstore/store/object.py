@@ -119,6 +119,11 @@ class ObjectStore:
                 raise StoreError(f"{self._url}/{key}: bytes [{start}, {stop}) were asked for, and {buffer.nbytes} came")
         return buffers
 
+    def read_end(self, key: str, nbytes: int) -> tuple[int, memoryview]:
+        """Read the last bytes in one request, whose answer says the size; see `Store.read_end`."""
+        check_key(key)
+        return self._doing("read", key, lambda: _get_end(self._objects, key, nbytes))
+
     def write(self, key: str, data: Data) -> None:
         """Write a whole object; see `Store.write`."""
         self._refuse_write(check_key(key))
@@ -259,6 +264,21 @@ def _get_ranges(objects: Any, key: str, ranges: Sequence[tuple[int, int]]) -> li
         return [obstore.get_range(objects, key, start=start, end=stop) for start, stop in ranges]
     starts, stops = zip(*ranges, strict=True)
     return list(obstore.get_ranges(objects, key, starts=starts, ends=stops, coalesce=0))
+
+
+def _get_end(objects: Any, key: str, nbytes: int) -> tuple[int, memoryview]:
+    try:
+        result = obstore.get(objects, key, options={"range": {"suffix": nbytes}})
+        size = result.meta["size"]
+        data = memoryview(bytes(result.bytes()))
+    except (obstore.exceptions.NotSupportedError, obstore.exceptions.GenericError):
+        # Azure counts no bytes from the end, and an empty object has none to give
+        size = obstore.head(objects, key)["size"]
+        start = max(0, size - nbytes)
+        data = memoryview(bytes(obstore.get_range(objects, key, start=start, end=size))) if size else memoryview(b"")
+    if len(data) != min(size, nbytes):
+        raise StoreError(f"{key}: its last {nbytes} of {size} bytes were asked for, and {len(data)} came")
+    return size, data
 
 
 class ObjectUpload(Upload):

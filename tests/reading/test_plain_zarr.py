@@ -1,6 +1,9 @@
 """Zarr that other tools wrote, opened as a dataset: every value, on every store, and what is a field at all."""
 
+import os
 import pickle
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from conftest import Location
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recording_store import RecordingStore
+from web_server import WebServer, serving
 from zarr_writers import WRITERS, Arrays, Writer, consolidate, copy_into, example, writers_warnings_ignored
 
 import chunkstore as cs
@@ -187,8 +191,10 @@ def test_only_the_chunks_that_are_wanted_are_asked_for(memory: Location, tmp_pat
     assert store.num_round_trips() == 1
     store.forget()
     assert same(ds["sharded"][30:34, :8], values[30:34, :8])
-    assert sorted(o.key for o in store.of("read_ranges")) == ["sharded/c/0/0"] * 2 + ["sharded/c/1/0"] * 2
-    assert all(sum(b - a for a, b in o.ranges) < 1000 for o in store.operations)
+    assert sorted(o.key for o in store.of("read_ranges")) == ["sharded/c/0/0", "sharded/c/1/0"]
+    assert sorted(o.key for o in store.of("read_end")) == ["sharded/c/0/0"] * 2 + ["sharded/c/1/0"] * 2
+    assert store.num_round_trips() == 3  # the index, the chunks, and whether they are still those of the index
+    assert all(o.nbytes + sum(b - a for a, b in o.ranges) < 1000 for o in store.operations)
     store.forget()
     assert same(ds["loose"][4:6, 9:11], values[4:6, 9:11])  # of a chunk that was kept
     assert not store.operations
@@ -240,15 +246,107 @@ def test_a_failing_store_is_told_with_field_and_samples(tmp_path: Path) -> None:
         ds[[12, 14]]
 
 
-def test_a_web_server_without_listings_serves_shards(tmp_path: Path) -> None:
-    arrays = {"x": np.arange(40).reshape(20, 2), "y": np.arange(20)}
-    WRITERS["zarr_3_sharded"](tmp_path / "zarr", arrays)
-    consolidate(tmp_path / "zarr")
+@pytest.fixture
+def web_server(tmp_path: Path) -> Iterator[WebServer]:
+    with serving(tmp_path) as server:
+        yield server
 
-    def no_listing(name: str, key: str) -> None:
-        if name == "list":
-            raise cs.errors.StoreError("no listing here")
 
-    ds = cs.open(RecordingStore(open_store(tmp_path / "zarr"), hook=no_listing))
-    assert same(ds["x"][[3, 15]], arrays["x"][[3, 15]])
-    assert same(ds["y"][:], arrays["y"])
+def test_a_web_server_without_listings_serves_shards(web_server: WebServer) -> None:
+    arrays = {"x": np.arange(2000 * 64).reshape(2000, 64)}
+    folder = web_server.folder / "zarr"
+    zarr.open_group(folder, mode="w").create_array("x", data=arrays["x"], chunks=(10, 64), shards=(1000, 64))
+    consolidate(folder)
+    ds = cs.open(f"{web_server.url}/zarr")
+    web_server.served.clear()
+    assert same(ds["x"][[3, 1500]], arrays["x"][[3, 1500]])
+    assert sum(web_server.served) < 32 << 10 < min((folder / f"x/c/{i}/0").stat().st_size for i in (0, 1))
+    assert same(ds["x"][:], arrays["x"])
+
+
+@pytest.mark.parametrize(("rows", "most"), [(range(1000, 1256), 1), (range(0, 4096, 16), 2), ([3, 4000], 2)])
+def test_chunks_of_a_shard_that_lie_together_are_one_request(rows: Any, most: int, tmp_path: Path) -> None:
+    values = np.arange(4096 * 64, dtype="float32").reshape(4096, 64)
+    zarr.create_array(tmp_path, data=values, chunks=(1, 64), shards=(4096, 64), compressors=None)
+    store = RecordingStore(open_store(tmp_path))
+    ds = cs.open(store)
+    store.forget()
+    assert same(ds["data"][[*rows]], values[[*rows]])
+    assert 1 <= len(store.of("read_ranges")) <= most
+    assert len(store.of("read_end")) == 2
+    store.forget()
+    assert same(ds["data"][[*rows]], values[[*rows]])
+    assert len(store.operations) <= most + 1  # the index is kept
+
+
+def _shard(folder: Path, values: Any, stored: slice, rows: int = 8) -> Path:
+    """A shard of uncompressed chunks of two rows, of which only some are stored, so that others lie elsewhere in it."""
+    array = zarr.create_array(
+        folder,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(2, 4),
+        shards=(rows, 4),
+        compressors=None,
+        overwrite=True,
+    )
+    array[stored] = values[stored]
+    return folder / "c/0/0"
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+@pytest.mark.parametrize("settled_s", [0, 60])
+def test_a_shard_that_was_rewritten_is_read_by_its_new_index(
+    is_local: bool, settled_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chunkstore.reading.plain_shards.SETTLED_S", settled_s)  # from when on a local index is kept
+    old = np.arange(1, 65, dtype="int32").reshape(16, 4)
+    file = _shard(tmp_path / "old", old, slice(None))
+    other = _shard(tmp_path / "new", old + 100, slice(2, None))
+    store = open_store(tmp_path / "old")
+    ds = cs.open(store if is_local else RecordingStore(store))
+    assert same(ds["data"][:8], old[:8])
+    shutil.copyfile(other, file)  # over the same inode
+    assert same(ds["data"][2:8], old[2:8] + 100)
+    assert (ds["data"][:2] == 0).all()
+    file.unlink()
+    assert (ds["data"][:8] == 0).all()
+    assert same(ds["data"][8:], old[8:])
+
+
+def test_a_shard_that_is_rewritten_while_it_is_read_is_never_mixed_up(tmp_path: Path) -> None:
+    old = np.arange(1, 33, dtype="int32").reshape(8, 4)
+    file = _shard(tmp_path / "data", old, slice(None))
+    bodies = [_shard(tmp_path / "other", old + 100 * i, slice(2 * (i % 3), None)).read_bytes() for i in range(9)]
+    rewrites: list[bytes] = []
+
+    def rewrite(name: str, key: str) -> None:
+        if name == "read_ranges" and rewrites:
+            file.write_bytes(rewrites.pop())
+
+    ds = cs.open(RecordingStore(open_store(tmp_path / "data"), hook=rewrite))
+    assert same(ds["data"][4:], old[4:])
+    rewrites[:] = [bodies[1]]
+    assert same(ds["data"][4:], old[4:] + 100)
+    rewrites[:] = bodies
+    with pytest.raises(cs.errors.ObjectChanged, match=r"c/0/0 is rewritten.*field 'data', samples 0–7"):
+        ds["data"][4:]
+
+
+def test_a_local_shard_that_is_rewritten_while_it_is_read_is_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = np.arange(1, 33, dtype="int32").reshape(8, 4)
+    file = _shard(tmp_path / "data", old, slice(None))
+    body = _shard(tmp_path / "other", old + 100, slice(2, None)).read_bytes()
+    ds = cs.open(tmp_path / "data")
+    pread, reads = os.pread, []
+
+    def rewriting(fd: int, nbytes: int, at: int) -> bytes:
+        reads.append(at)
+        if len(reads) == 2:  # after the index
+            file.write_bytes(body)
+        return pread(fd, nbytes, at)
+
+    monkeypatch.setattr(os, "pread", rewriting)
+    assert same(ds["data"][4:], old[4:] + 100)

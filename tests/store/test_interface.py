@@ -99,6 +99,20 @@ def test_ranges_come_exactly_and_in_order(store: Store) -> None:
     assert store.read_ranges("object", []) == []
 
 
+@pytest.mark.parametrize("nbytes", [1, 4, 256, 1000])
+def test_the_end_of_an_object_comes_with_its_size(store: Store, nbytes: int) -> None:
+    data = bytes(range(256))
+    store.write("object", data)
+    size, end = store.read_end("object", nbytes)
+    assert (size, bytes(end)) == (256, data[-nbytes:])
+    store.write("object", data[:100])  # as it is now, whatever was listed before
+    assert store.read_end("object", 4) == (100, data[96:100])
+    store.write("object", b"")
+    assert store.read_end("object", nbytes) == (0, b"")
+    with pytest.raises(FileNotFoundError):
+        store.read_end("absent", nbytes)
+
+
 @pytest.mark.parametrize("stop", [257, 1000, 2**62])
 def test_a_range_past_the_end_is_an_error(store: Store, stop: int) -> None:
     store.write("object", bytes(256))
