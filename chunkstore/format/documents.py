@@ -27,6 +27,8 @@ MAX_VALUES = 1 << 20
 """Commas of a bounded document. 4,096 ragged fields with 64 bins a histogram have 700,000, and 30,000 pages 200,000."""
 MAX_CONTAINERS = 1 << 17
 """Opening brackets of a bounded document: the same fields have 41,000, and 30,000 pages as many as they are."""
+MAX_MEMBERS = 1 << 18
+"""Colons of a bounded document: the same fields have 147,000, and each page 5."""
 MAX_FLOATS = 1 << 17
 """Numbers with a fraction or an exponent of a bounded document: each costs a call. The same fields have 33,000."""
 _MAX_TOLD = 400
@@ -52,13 +54,13 @@ def is_sealed(data: bytes) -> bool:
     )
 
 
-def unseal(data: bytes, where: str, *, bounded: bool = False) -> "Node":
+def unseal(data: bytes, where: str, *, bounded: bool = True) -> "Node":
     """The document in `data`, its checksum verified.
 
     Args:
         data: The stored bytes.
         where: Their place, for errors.
-        bounded: As for `parse_json`; for documents whose long lists are elsewhere.
+        bounded: As for `parse_json`; all documents are but `_objects.json`, whose size another one records.
 
     Raises:
         InvalidDataset: the bytes are not a sealed document, or not the one that was written.
@@ -83,7 +85,7 @@ def parse_json(data: bytes | memoryview, where: str, *, bounded: bool = False) -
     Args:
         data: The text.
         where: Its place, for errors.
-        bounded: Whether to refuse more than `MAX_VALUES`, `MAX_CONTAINERS` and `MAX_FLOATS`, before anything is made of them.
+        bounded: Whether to refuse more than `MAX_VALUES`, `MAX_MEMBERS`, `MAX_CONTAINERS` or `MAX_FLOATS`.
 
     Raises:
         InvalidDataset: anything else.
@@ -130,6 +132,8 @@ def _check_size(text: str) -> None:
     if len(text) > MAX_CONTAINERS:  # it could have so many
         if (commas := text.count(",")) > MAX_VALUES:
             raise ValueError(f"{commas} values; at most {MAX_VALUES} are read")
+        if (members := text.count(":")) > MAX_MEMBERS:
+            raise ValueError(f"{members} members; at most {MAX_MEMBERS} are read")
         if (containers := text.count("[") + text.count("{")) > MAX_CONTAINERS:
             raise ValueError(f"{containers} lists and objects; at most {MAX_CONTAINERS} are read")
 

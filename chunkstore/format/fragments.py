@@ -62,7 +62,7 @@ class Part:
         objects = node.member("objects")
         return cls(
             path=node.member("path").string(PART_PATH),
-            fields=tuple(name.string() for name in node.member("fields").items()),
+            fields=node.member("fields").strings(),
             nbytes=node.member("nbytes").integer(),
             stored_nbytes=node.member("stored_nbytes").integer(),
             objects_nbytes=objects.member("nbytes").integer(1, MAX_OBJECTS_NBYTES),

@@ -23,9 +23,14 @@ PAGES = "pages"
 PAGES_PREFIX = "_chunkstore/pages"
 PAGE_NBYTES = 1 << 16
 """What a writer fills a page with, unless a single row is larger."""
-MAX_PAGE_NBYTES = 1 << 24
+MAX_PAGE_NBYTES = 1 << 21
+"""A row of a fragment of 4,096 parts, each of one field with a long name, takes half of it."""
 MAX_PAGES_NBYTES = 1 << 30
 """Bytes of all pages of a version together."""
+MAX_PAGES = 1 << 15
+"""Of a version: twice as many as `MAX_PAGES_NBYTES` fills."""
+MAX_INLINE = 1 << 16
+"""Items of a list in a version's document; writers leave some kilobytes there."""
 _MIN_ROW_NBYTES = len('["') + 32 + len('",0,1,1,[]]')
 _MIN_CONDEMNED_NBYTES = len("1,")
 _FRAME_NBYTES = 200
@@ -126,12 +131,12 @@ class Condemned:
         return {**members, "parts": list(self.parts)} if self.parts else members
 
     @classmethod
-    def from_json(cls, node: Node) -> "Condemned":
-        """Read the stored form, or raise InvalidDataset."""
+    def from_json(cls, node: Node, *, at_most: int | None = None) -> "Condemned":
+        """Read the stored form, each list of no more than `at_most`, or raise InvalidDataset."""
         return cls(
-            _strings(node.member("fragments"), UUID),
-            node.member("versions").integers(1),
-            _strings(node.member("parts"), PART_PATH) if "parts" in node else (),
+            node.member("fragments").strings(UUID, at_most=at_most),
+            node.member("versions").integers(1, at_most=at_most),
+            node.member("parts").strings(PART_PATH, at_most=at_most) if "parts" in node else (),
         )
 
 
@@ -230,7 +235,7 @@ def row_nbytes(fragment: Fragment) -> int:
 def fragments_from_page(data: bytes, ref: PageRef, where: str) -> tuple[Fragment, ...]:
     """The fragments in a page's bytes, or InvalidDataset if the page is not the one that the document refers to."""
     node = _opened(data, ref, where)
-    sets = [tuple(name.string() for name in names.items()) for names in node.member("fields").items()]
+    sets = [names.strings() for names in node.member("fields").items()]
     fragments = fragments_from_rows(node.member("fragments"), sets)
     if (len(fragments), sum(f.samples for f in fragments)) != (ref.fragments, ref.samples):
         node.fail(f"not the {ref.fragments} fragments of {ref.samples} samples that the version says")
@@ -289,13 +294,6 @@ def _filled(items: Sequence[_Listed], nbytes_of: Callable[[_Listed], int]) -> It
         room -= nbytes
     if some:
         yield tuple(some)
-
-
-def _strings(node: Node, pattern: str) -> tuple[str, ...]:
-    matches = re.compile(pattern).fullmatch
-    if type(node.value) is list and all(type(item) is str and matches(item) for item in node.value):
-        return tuple(node.value)
-    return tuple(item.string(pattern) for item in node.items())
 
 
 def _stored_to_json(ref: PageRef | CondemnedRef) -> dict[str, Json]:

@@ -16,6 +16,8 @@ from chunkstore.errors import InvalidDataset, UnsupportedFormat, VersionExpired
 from chunkstore.format.documents import Json, Node
 from chunkstore.format.fragments import MAX_SAMPLES, UUID, Fragment, Part
 from chunkstore.format.pages import (
+    MAX_INLINE,
+    MAX_PAGES,
     PAGES,
     Condemnations,
     Condemned,
@@ -25,7 +27,7 @@ from chunkstore.format.pages import (
     PageRef,
     check_refs,
 )
-from chunkstore.format.schema import Array, Ragged, Schema
+from chunkstore.format.schema import MAX_FIELDS, Array, Ragged, Schema
 from chunkstore.format.statistics import Statistics
 
 __all__ = [
@@ -52,6 +54,7 @@ OBJECTS_NAME = "_objects.json"
 TOMBSTONE = "tombstone"
 _KEY = re.compile(r"(?!\.{1,2}(/|\Z))[A-Za-z0-9_.-]{1,200}(/(?!\.{1,2}(/|\Z))[A-Za-z0-9_.-]{1,200})*")
 _MAX_KEY = 900
+_MAX_REQUIREMENTS = 1000
 
 FieldStatistics = Mapping[str, Statistics]
 """Statistics of one field: of its "values", of its samples' "lengths", or both."""
@@ -210,7 +213,7 @@ class VersionDocument:
         requires = _requirements(node)
         parent = node.member("parent")
         named = node.member("condemned")
-        condemned = Condemned.from_json(named)
+        condemned = Condemned.from_json(named, at_most=MAX_INLINE)
         version = Version(
             dataset=node.member("dataset").string(UUID),
             number=node.member("number").integer(1),
@@ -219,10 +222,10 @@ class VersionDocument:
             time=node.member("time").string(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?Z"),
             message=node.member("message").string(),
             schema=Schema.from_json(node.member("schema")),
-            fragments=tuple(Fragment.from_json(item) for item in node.member("fragments").items()),
+            fragments=tuple(Fragment.from_json(item) for item in node.member("fragments").items(at_most=MAX_INLINE)),
             statistics={
                 name: {kind: _statistics(member) for kind, member in kinds.members()}
-                for name, kinds in node.member("statistics").members()
+                for name, kinds in node.member("statistics").members(at_most=MAX_FIELDS)
             },
             next_sample_id=node.member("next_sample_id").integer(0, MAX_SAMPLES),
             condemned_fragments=condemned.fragments,
@@ -233,9 +236,11 @@ class VersionDocument:
         condemned_pages: tuple[CondemnedRef, ...] = ()
         if PAGES in requires:
             if PAGES in node:
-                pages = tuple(PageRef.from_json(item) for item in node.member(PAGES).items())
+                pages = tuple(PageRef.from_json(item) for item in node.member(PAGES).items(at_most=MAX_PAGES))
             if PAGES in named:
-                condemned_pages = tuple(CondemnedRef.from_json(item) for item in named.member(PAGES).items())
+                condemned_pages = tuple(
+                    CondemnedRef.from_json(item) for item in named.member(PAGES).items(at_most=MAX_PAGES)
+                )
             check_refs((*pages, *condemned_pages), node)
         document = cls(version, pages, condemned_pages, Node(None, node.where))
         if document.num_samples > MAX_SAMPLES:
@@ -332,7 +337,7 @@ def _requirements(node: Node) -> set[str]:
         raise UnsupportedFormat(
             f"{node.where}: format {number}; this release reads format {FORMAT}: upgrade chunkstore"
         )
-    requires = {item.string() for item in node.member("requires").items()}
+    requires = set(node.member("requires").strings(at_most=_MAX_REQUIREMENTS))
     if TOMBSTONE in requires:
         raise VersionExpired(f"{node.where}: version {node.member('number').integer(1)} was dropped by gc")
     if unknown := sorted(requires - {PAGES}):

@@ -307,7 +307,7 @@ def read_objects(store: Store, part: Part) -> dict[str, StoredObject]:
         InvalidDataset: it is not the one that the version document describes, or not well formed.
     """
     data, where = _read_document(store, part, OBJECTS_NAME, StoredObject(part.objects_nbytes, part.objects_crc32))
-    return objects_from_json(unseal(data, where))
+    return objects_from_json(unseal(data, where, bounded=False))
 
 
 def read_metadata(

@@ -17,6 +17,7 @@ from chunkstore.format.documents import parse_json, seal, to_bytes, unseal
 from chunkstore.format.fragments import MAX_SAMPLES, Fragment, Part, fragment_to_row, fragments_from_rows
 from chunkstore.format.pages import (
     MAX_PAGE_NBYTES,
+    MAX_PAGES,
     PAGE_NBYTES,
     Condemned,
     CondemnedRef,
@@ -237,7 +238,8 @@ def refs_document(count: int, **changes: Any) -> Any:
     ("document", "told"),
     [
         (refs_document(2, id=A), f"page {A} is named twice"),
-        (refs_document(100, nbytes=MAX_PAGE_NBYTES), "a version has at most"),
+        (refs_document(600, nbytes=MAX_PAGE_NBYTES), "a version has at most"),
+        (refs_document(MAX_PAGES + 1), f"at most {MAX_PAGES} are read"),
         (refs_document(5, samples=1 << 61), "2\\^62 samples"),
         ({**refs_document(1), "pages": {}}, "expected a list"),
         ({**refs_document(1), "pages": 10**9}, "expected a list"),
