@@ -122,7 +122,7 @@ def commit(store: Store, next_version: Callable[[Version | None], Version], *, c
     """Put the version that `next_version` makes of the latest one; again on the new latest whenever the race is lost."""
     store.check_commits()
     pages = Pages(store)
-    parent = find_latest(store, pages=pages)
+    parent = find_latest(store, pages=pages, committing=True, refused_is_absent=True)
     for num_lost in range(1, MAX_ATTEMPTS + 1):
         if create and parent is not None:
             raise DatasetExists(

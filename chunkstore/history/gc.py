@@ -139,7 +139,7 @@ class _Collection:
 
     def run(self, progress: Progress | None, *, dry_run: bool) -> GcReport:
         """Survey, commit, delete."""
-        latest = read_latest(self._store)
+        latest = read_latest(self._store, committing=True)
         self._survey.list_store(self._store)
         committed, is_new = None, True
         try:

@@ -7,6 +7,7 @@ found here; `dataset.py` and `history.py` open it.
 Source: docs/spec/v1.md, "The latest version", "Pages".
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from chunkstore.errors import DatasetNotFound, InvalidDataset, MissingObject, St
 from chunkstore.format.documents import Json, is_sealed, parse_json, unseal
 from chunkstore.format.fragments import UUID
 from chunkstore.format.pages import MAX_PAGE_NBYTES
-from chunkstore.format.versions import LATEST_KEY, Version, VersionDocument, version_key
+from chunkstore.format.versions import LATEST_KEY, Version, VersionDocument, version_key, version_number
 from chunkstore.history.pages import Pages
 from chunkstore.store.documents import read_twice_if_damaged
 from chunkstore.store.fetch import NUM_CONNECTIONS
@@ -91,11 +92,18 @@ def read_document(store: Store, number: int) -> VersionDocument:
     return document
 
 
-def read_latest(store: Store, *, pages: Pages | None = None) -> Version:
-    """The latest version; see `read_version`."""
-    version = find_latest(store, pages=pages)
+def read_latest(store: Store, *, pages: Pages | None = None, committing: bool = False) -> Version:
+    """The latest version; see `read_version`, and of `committing` `find_latest`.
+
+    Warns where the hint names a later version, whose document is absent: lost, or this copy was made while a commit ran.
+    """
+    version, lost = survey_latest(store, pages=pages, may_list=committing)
+    if lost and committing:
+        raise MissingObject(lost)
     if version is None:
         raise no_dataset(store, "create one with chunkstore.create(url, schema)")
+    if lost:
+        warnings.warn(lost, UserWarning, stacklevel=4)
     return version
 
 
@@ -124,16 +132,69 @@ def _is_plain_zarr(store: Store) -> bool:
     return False
 
 
-def find_latest(store: Store, *, pages: Pages | None = None) -> Version | None:
-    """The latest version, None where there is none."""
-    pages = pages or Pages(store)
-    hint = _read_hint(store)
-    if hint is None or (version := find_beyond(store, hint, pages)) is None:
-        return find_beyond(store, Hint(1), pages)
+def find_latest(
+    store: Store, *, pages: Pages | None = None, committing: bool = False, refused_is_absent: bool = False
+) -> Version | None:
+    """The latest version, None where there is none.
+
+    Args:
+        store: Of the dataset.
+        pages: Pages that are known already; what is read is added.
+        committing: Whether a version or a tag is to follow, or something to be deleted. A lost document must not let a number
+            or sample ids be given twice, so what speaks for later versions is an error.
+        refused_is_absent: Whether a refusal is taken for absence, as S3 refuses what is absent to those who may not list:
+            where the store has just shown that it lets us read and write.
+
+    Raises:
+        MissingObject: `committing`, and documents of versions are absent.
+    """
+    version, lost = survey_latest(store, pages=pages, may_list=committing, refused_is_absent=refused_is_absent)
+    if lost and committing:
+        raise MissingObject(lost)
     return version
 
 
-def find_beyond(store: Store, hint: Hint, pages: Pages) -> Version | None:
+def survey_latest(
+    store: Store, *, pages: Pages | None = None, may_list: bool = False, refused_is_absent: bool = False
+) -> tuple[Version | None, str]:
+    """The latest version, None where there is none; and what speaks for documents that were lost, "" if nothing does.
+
+    A hint is written after the document that it names. Without a usable one `may_list` asks the store what is there.
+    """
+    pages = pages or Pages(store)
+    hint = _read_hint(store)
+    gap = _find_gap(store) if hint is None and may_list else None
+    if hint is not None and (version := find_beyond(store, hint, pages, refused_is_absent=refused_is_absent)):
+        return version, ""
+    version = find_beyond(store, Hint(1), pages, refused_is_absent=refused_is_absent)
+    reached = f"the row of versions ends at {version.number}" if version else "there is no version 1"
+    if hint is not None and hint.number > (version.number if version else 0):
+        return version, (
+            f"{store.url}: the hint names version {hint.number}, whose document is absent: {reached}. Restore"
+            f" {version_key(hint.number)}, or, if this is a copy made while a commit ran, delete {LATEST_KEY}"
+        )
+    if gap is not None:
+        return version, (
+            f"{store.url}: {version_key(gap)} is absent, though a later version is there; restore the object"
+        )
+    return version, ""
+
+
+def _find_gap(store: Store) -> int | None:
+    """The first version whose document is absent though that of a later one is there; None where that cannot be seen."""
+    try:
+        there = {version_number(listed.key) for listed in store.list("_chunkstore/versions")} - {None}
+    except PermissionError:
+        return None
+    last = max((number for number in there if number is not None), default=0)
+    for number in range(1, last):
+        # a listing is no snapshot, but a document is put after those before it
+        if number not in there and _read_next(store, number) is None:
+            return number
+    return None
+
+
+def find_beyond(store: Store, hint: Hint, pages: Pages, *, refused_is_absent: bool = False) -> Version | None:
     """The last version, known to be that of the hint or a later one; None if there is none of its number.
 
     Numbers are never freed, so versions stand in an unbroken row, whose end is found by steps of one, then longer ones.
@@ -141,7 +202,8 @@ def find_beyond(store: Store, hint: Hint, pages: Pages) -> Version | None:
     number = hint.number
     threads = JobThreads(min(2 + len(hint.pages), NUM_CONNECTIONS), "chunkstore-open")
     try:
-        here, following = threads.submit(_read_bytes, store, number), threads.submit(_read_next, store, number + 1)
+        read_first = _read_next if refused_is_absent else _read_bytes
+        here, following = threads.submit(read_first, store, number), threads.submit(_read_next, store, number + 1)
         pages.ask_early(threads, hint.pages)
         last, after = here.result(), following.result()
         if last is None:

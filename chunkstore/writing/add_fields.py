@@ -63,7 +63,7 @@ def add_fields(
     added = schema if isinstance(schema, Schema) else Schema(schema)
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
     store.check_commits()
-    version = read_latest(store)
+    version = read_latest(store, committing=True)
     extended_schema(store, version, added)
     _check_chunks(store, version, added)
     return Writer(store.url, added, AddedFields(store, version, added, message=message, num_threads=num_threads))

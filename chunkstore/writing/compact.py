@@ -93,7 +93,7 @@ def compact(
         raise ValueError(f"target_nbytes={target_nbytes!r}: an int of at least 1 is needed")
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
     store.check_commits()
-    version = read_latest(store)
+    version = read_latest(store, committing=True)
     groups = plan_compaction(version.fragments, frozenset(version.schema), target_nbytes=target_nbytes)
     if not groups:
         return None

@@ -73,7 +73,7 @@ def fragment(
     given = schema if schema is None or isinstance(schema, Schema) else Schema(schema)
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
     store.check_commits()
-    latest = find_latest(store)
+    latest = find_latest(store, committing=True, refused_is_absent=True)
     if latest is None and given is None:
         raise no_dataset(store, "give a schema, which is taken from there otherwise")
     if latest is not None and given is not None and not latest.schema.same_types(given):

@@ -61,7 +61,7 @@ def create(
     checked = schema if isinstance(schema, Schema) else Schema(schema)
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
     store.check_commits()
-    if (latest := find_latest(store)) is not None:
+    if (latest := find_latest(store, committing=True, refused_is_absent=True)) is not None:
         raise DatasetExists(f"{store.url}: version {latest.number} of a dataset is there; use append, or another URL")
     destination = NewFragment(store, checked, create_root(store), message=message, create=True, num_threads=num_threads)
     return Writer(store.url, checked, destination)
@@ -86,7 +86,7 @@ def append(
     check_message(message)
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
     store.check_commits()
-    latest = read_latest(store)
+    latest = read_latest(store, committing=True)
     destination = NewFragment(store, latest.schema, latest.dataset, message=message, num_threads=num_threads)
     return Writer(store.url, latest.schema, destination)
 
