@@ -6,6 +6,7 @@ nothing is ever deleted or overwritten. `dataset.py` opens by what is read here,
 Source: docs/spec/v1.md, "Tags".
 """
 
+import operator
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ from chunkstore.store.location import open_store
 MAX_TAG_NBYTES = 1 << 16
 NUM_THREADS = 16
 """Documents that are read at the same time."""
+
+_REMOVE = "Restore each of these objects, or remove it, and tag the version that it named again"
 
 Url = str | os.PathLike[str]
 
@@ -60,11 +63,14 @@ def tag(
         DatasetNotFound: there is no dataset, or no such version.
         VersionExpired: the version was given up by `gc`, before the call or during it.
         ReadOnlyStore: the store cannot commit safely.
+        MissingObject: documents of versions were lost.
         StoreError: the store failed, and did not tell whether it had taken the tag.
+        ValueError: the name cannot be a tag's, or `version` is no number.
     """
     tag_key(name)
+    version = None if version is None else _checked_number(version)
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
-    latest = read_latest(store)
+    latest = read_latest(store, committing=True)
     number = latest.number if version is None else version
     if number in latest.condemned_versions:
         raise VersionExpired(f"{store.url}: version {number} was given up by gc and cannot be tagged")
@@ -79,6 +85,16 @@ def tag(
     return number
 
 
+def _checked_number(version: int) -> int:
+    """The number, whatever type of integer it came as; a tag is for good, so nothing else may become one."""
+    try:
+        if isinstance(version, bool):
+            raise TypeError
+        return operator.index(version)
+    except TypeError:
+        raise ValueError(f"version={version!r}: the number of a version is needed, or None for the latest") from None
+
+
 def put_tag(store: Store, name: str, tag: Tag) -> None:
     """Put a tag's document, unless the name already says the same.
 
@@ -87,6 +103,8 @@ def put_tag(store: Store, name: str, tag: Tag) -> None:
         StoreError: the store failed and did not tell, when asked again, whether it had taken the tag.
     """
     key, data = tag_key(name), seal(tag.to_json())
+    if Tag.from_json(unseal(data, key)) != tag:  # what could not be read again would take the name for good
+        raise ValueError(f"{tag!r} is not what is read back of it")
     failure = None
     for _ in range(3):
         try:
@@ -171,14 +189,27 @@ def read_tags(store: Store) -> dict[str, Tag] | None:
     """All tags by name, read side by side; None where the store does not let its objects be listed.
 
     Raises:
-        InvalidDataset: a tag's document is damaged.
+        InvalidDataset: documents of tags are damaged; the message names them all.
     """
     names = list_tags(store)
     if not names:
         return None if names is None else {}
     with ThreadPoolExecutor(min(NUM_THREADS, len(names)), thread_name_prefix="chunkstore-tags") as pool:
-        tags = pool.map(lambda name: _find(store, name), names)
-        return {name: tag for name, tag in zip(names, tags, strict=True) if tag is not None}
+        found = list(pool.map(lambda name: _find_or_error(store, name), names))
+    damaged = [error for error in found if isinstance(error, InvalidDataset)]
+    if len(damaged) == 1:
+        raise InvalidDataset(f"{damaged[0]}. {_REMOVE}") from damaged[0]
+    if damaged:
+        told = "; ".join(str(error) for error in damaged)
+        raise InvalidDataset(f"{len(damaged)} tags are damaged: {told}. {_REMOVE}") from damaged[0]
+    return {name: tag for name, tag in zip(names, found, strict=True) if isinstance(tag, Tag)}
+
+
+def _find_or_error(store: Store, name: str) -> Tag | InvalidDataset | None:
+    try:
+        return _find(store, name)
+    except InvalidDataset as error:
+        return error
 
 
 def _find(store: Store, name: str) -> Tag | None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from numbers_dataset import Lying, append, begin, options, values_of
 
@@ -115,6 +116,30 @@ def test_a_damaged_tag_is_an_error_of_opening_and_of_listing(local: Any) -> None
         with pytest.raises(InvalidDataset, match=key):
             call()
     assert values_of(local) == [0]
+
+
+def test_all_damaged_tags_are_named_at_once_with_what_to_do(local: Any) -> None:
+    store = begin(local)
+    for name in ("a", "b", "c"):
+        cs.tag(local.url, name)
+    for name in ("a", "c"):
+        LocalStore(local.url).path(tag_key(name)).write_bytes(b"damaged")
+    for call in (lambda: cs.versions(local.url), lambda: cs.gc(local.url)):
+        with pytest.raises(InvalidDataset, match=r"2 tags are damaged: .*tags/a\.json.*tags/c\.json.*remove it") as caught:
+            call()
+        assert "tags/b.json" not in str(caught.value)
+    store.delete([tag_key("c")])
+    with pytest.raises(InvalidDataset, match=r"tags/a\.json.*remove it"):
+        cs.versions(local.url)
+
+
+@pytest.mark.parametrize("number", [True, "1", 1.0])
+def test_a_tag_of_what_is_no_number_is_refused_and_takes_no_name(local: Any, number: Any) -> None:
+    begin(local)
+    with pytest.raises(ValueError, match="the number of a version is needed"):
+        cs.tag(local.url, "t", number)
+    assert cs.tag(local.url, "t", np.int64(1)) == 1  # type: ignore[arg-type]
+    assert values_of(local, tag="t") == [0]
 
 
 def test_a_tag_of_another_dataset_is_not_followed(local: Any) -> None:
