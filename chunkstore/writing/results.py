@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from math import prod
 
-from chunkstore.errors import CommitConflict, InvalidDataset, SchemaError, VersionExpired
+from chunkstore.errors import CommitConflict, DatasetNotFound, InvalidDataset, SchemaError, VersionExpired
 from chunkstore.format.documents import Node, seal, unseal
 from chunkstore.format.schema import Array, Schema
 from chunkstore.format.statistics import Statistics
@@ -139,6 +139,7 @@ def commit_results(
 
     Raises:
         DatasetExists: `create`, and somebody else's first version is there.
+        DatasetNotFound: samples are appended, and no version is there any more.
         SchemaError: the dataset's schema is another.
         CommitConflict: another dataset is in this place, a fragment was condemned by `gc`, or the race was lost too often.
         MissingObject, InvalidDataset: what a result names is not in the store, or damaged.
@@ -150,15 +151,19 @@ def commit_results(
 
     def next_version(parent: Version | None) -> Version:
         if parent is None:
+            if not (create or again):
+                raise DatasetNotFound(f"{store.url}: the dataset vanished while samples were appended to it")
             there, base = frozenset[str](), _no_version(results[0])
         else:
-            _check_fits(store, parent, results[0])
+            _check_is_same(store, parent, results[0])
             there, base = frozenset(fragment.id for fragment in parent.fragments), parent
         left = [result for result in results if result.fragment is not None and result.fragment.id not in there]
         if again and parent is not None:
             left = history.without_compacted(parent, left)
         if again and parent is not None and not left:
             raise _NothingLeftError(parent)
+        if parent is not None:  # what is there already may have got fields since
+            _check_fits(store, parent, results[0])
         if again:
             _check_not_condemned(store, base, left)
             _look_for_objects(store, left, looked_for)
@@ -250,12 +255,15 @@ def _extended(version: Version, results: Sequence[FragmentResult]) -> Version:
     return replace(version, fragments=tuple(fragments), statistics=statistics, next_sample_id=next_id)
 
 
-def _check_fits(store: Store, parent: Version, result: FragmentResult) -> None:
+def _check_is_same(store: Store, parent: Version, result: FragmentResult) -> None:
     if parent.dataset != result.dataset:
         raise CommitConflict(
             f"{store.url}: another dataset, {parent.dataset}, took the place of {result.dataset}, for which the samples were"
             " written; write them to that one anew"
         )
+
+
+def _check_fits(store: Store, parent: Version, result: FragmentResult) -> None:
     if not parent.schema.same_types(result.schema):
         raise SchemaError(
             f"{store.url}: version {parent.number} has another schema:\n{parent.schema!r}\nnot\n{result.schema!r}"

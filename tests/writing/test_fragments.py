@@ -16,7 +16,9 @@ from recording_store import RecordingStore
 import chunkstore as cs
 from chunkstore.errors import CommitConflict, DatasetNotFound, InvalidDataset, MissingObject, SchemaError, StoreError
 from chunkstore.format.documents import seal
+from chunkstore.format.versions import LATEST_KEY, version_key
 from chunkstore.history.commit import commit as commit_version
+from chunkstore.history.commit import find_latest
 from chunkstore.store.location import open_store
 from chunkstore.writing.sinks import ArraySink
 
@@ -243,6 +245,29 @@ def test_a_dataset_that_got_another_schema_meanwhile_refuses_results(local: Any)
         writer.write({"y": "one"})
     with pytest.raises(SchemaError, match="version 2 has another schema"):
         cs.commit(local.url, [result])
+
+
+def test_a_commit_that_is_run_again_after_a_field_was_added_adds_nothing(local: Any) -> None:
+    begin(local)
+    done, late = written(local.url, [1, 2]), written(local.url, [3])
+    assert cs.commit(local.url, [done]) == 2
+    with cs.add_fields(local.url, {"y": cs.Array("int8")}) as writer:
+        writer.write_batch({"y": np.zeros(3, "i1")})
+    assert cs.commit(local.url, [done]) == 3
+    with pytest.raises(SchemaError, match="version 3 has another schema"):
+        cs.commit(local.url, [done, late])
+    assert values_of(local) == [0, 1, 2]
+
+
+def test_an_append_to_a_dataset_that_vanished_makes_none(local: Any) -> None:
+    begin(local)
+    writer = cs.append(local.url, num_threads=1)
+    writer.write({"x": 1})
+    store = open_store(local.url)
+    store.delete([LATEST_KEY, version_key(1)])
+    with pytest.raises(DatasetNotFound, match="the dataset vanished while samples were appended"):
+        writer.close()
+    assert find_latest(store) is None
 
 
 def test_results_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
