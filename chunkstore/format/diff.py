@@ -42,7 +42,8 @@ class VersionDiff:
         ids_removed: Sample ids that only the old one has, likewise.
         fields_added: Names of fields that only the new one has, in the order of its schema.
         fields_removed: Names of fields that only the old one has.
-        fields_changed: Names of fields whose types, or how they are to be stored, differ.
+        fields_changed: Names of fields whose types, or how they are to be stored, differ, or that fragments of both versions
+            hold in another part: they were added anew after a rollback.
         statistics_changed: Statistics that differ, of fields that both have.
     """
 
@@ -77,6 +78,7 @@ def diff_versions(old: Version, new: Version) -> VersionDiff:
     """Compare two versions of one dataset."""
     old_fragments, new_fragments = ({f.id for f in version.fragments} for version in (old, new))
     shared = [name for name in new.schema if name in old.schema]
+    moved = _fields_in_other_parts(old, new)
     return VersionDiff(
         old=old.number,
         new=new.number,
@@ -86,9 +88,22 @@ def diff_versions(old: Version, new: Version) -> VersionDiff:
         ids_removed=_subtract(_sample_ids(old), _sample_ids(new)),
         fields_added=tuple(name for name in new.schema if name not in old.schema),
         fields_removed=tuple(name for name in old.schema if name not in new.schema),
-        fields_changed=tuple(name for name in shared if old.schema[name] != new.schema[name]),
+        fields_changed=tuple(name for name in shared if old.schema[name] != new.schema[name] or name in moved),
         statistics_changed=tuple(change for name in shared for change in _statistics_changes(name, old, new)),
     )
+
+
+def _fields_in_other_parts(old: Version, new: Version) -> set[str]:
+    """Fields that a fragment of both versions holds in one part by the old one, in another by the new one."""
+    before = {fragment.id: fragment for fragment in old.fragments}
+    moved: set[str] = set()
+    for fragment in new.fragments:
+        there = before.get(fragment.id)
+        if there is None or there.parts == fragment.parts:
+            continue
+        paths = {name: part.path for part in there.parts for name in part.fields}
+        moved.update(name for part in fragment.parts for name in part.fields if paths.get(name, part.path) != part.path)
+    return moved
 
 
 def _statistics_changes(name: str, old: Version, new: Version) -> list[StatisticsChange]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import chunkstore as cs
 from chunkstore.format.diff import StatisticsChange, diff_versions
-from chunkstore.format.versions import Fragment, Version
+from chunkstore.format.versions import Fragment, Part, Version
 
 NONE = cs.Statistics()
 TWO = cs.Statistics.of(np.array([1, 2]))
@@ -90,6 +90,19 @@ def test_fields_are_told_by_name():
     assert found.fields_changed == ("stored", "changed")
     assert found.statistics_changed == ()
     assert not found.is_empty
+
+
+def test_a_field_in_another_part_of_a_fragment_is_changed():
+    schema = cs.Schema({"x": cs.Array("int8"), "y": cs.Array("int8")})
+
+    def added(name):
+        parts = [Part(f"fragments/{1:032x}/{part}", (field,), 8, 8, 8, 0) for part, field in (("0", "x"), (name, "y"))]
+        return Fragment(f"{1:032x}", 0, 4, 1, tuple(parts))
+
+    old, same, new = (version(i, (added(name),), schema) for i, name in enumerate(("a", "a", "b"), 1))
+    assert diff_versions(old, same).is_empty
+    found = diff_versions(old, new)
+    assert (found.fields_changed, found.fragments_added, found.is_empty) == (("y",), (), False)
 
 
 def test_statistics_that_changed_are_told_with_both_values():
