@@ -16,11 +16,12 @@ from chunkstore.loader.device import as_tensor, checked_device, device_here, tor
 from chunkstore.loader.options import checked_at_least, checked_epoch, checked_integer
 from chunkstore.loader.prefetch import Budget, Columns, Prefetcher
 from chunkstore.loader.ranks import resolve_rank
-from chunkstore.loader.sizes import mean_sample_nbytes, sample_sizes
+from chunkstore.loader.sizes import sample_sizes
 from chunkstore.loader.state import ORDER, LoaderState
 from chunkstore.plan.order import DEFAULT_LANES, DEFAULT_WINDOW_NBYTES, Order, Shuffle, plan_order
 from chunkstore.plan.pieces import Piece, Share, StepPlan, plan_pieces
 from chunkstore.plan.reads import Ints
+from chunkstore.plan.sample_nbytes import mean_sample_nbytes
 from chunkstore.reading.dataset import Dataset, Url
 from chunkstore.reading.dataset import open as open_dataset
 from chunkstore.reading.present import Batch, empty_column, present_batch
@@ -317,7 +318,7 @@ class Loader:
 
     def _prefetcher(self, share: Share, epoch: int, steps: range) -> Prefetcher:
         num_samples = len(self.dataset)
-        sample_nbytes = mean_sample_nbytes(self.dataset)
+        sample_nbytes = mean_sample_nbytes(self.dataset.schema, self.dataset.statistics)
         memory_nbytes = self._memory_nbytes
         if memory_nbytes is None:
             memory_nbytes = max(MIN_MEMORY_NBYTES, 2 * self.window_nbytes // share.world_size)

@@ -1,7 +1,8 @@
 """How many bytes samples and batches hold: what prefetching is measured by.
 
 Samples of fixed shape are known beforehand; of ragged ones the spans tell, which are small, so they are read first. Only the
-fields that a loader reads count. Never decides what is held: `prefetch.py`, after it, does.
+fields that a loader reads count. Never decides what is held: `prefetch.py`, after it, does. The mean has its owner in
+`plan/sample_nbytes.py`.
 """
 
 from collections.abc import Callable
@@ -9,22 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from chunkstore.format.schema import Array, Ragged, Schema, has_shapes, stored_dtype
 from chunkstore.plan.reads import Intervals, Ints, total_rows
+from chunkstore.plan.sample_nbytes import known_nbytes
 from chunkstore.reading.dataset import Dataset
 from chunkstore.reading.present import Batch, RaggedBatch
 
-_OFFSET_NBYTES = 8
-
 SampleSizes = Callable[[Intervals], Ints]
-
-
-def mean_sample_nbytes(dataset: Dataset) -> int:
-    """Bytes of a sample of the selected fields in memory, on average over the version; at least 1."""
-    known, ragged = _known_nbytes(dataset.schema)
-    for name, itemsize in ragged.items():
-        known += int(itemsize * (dataset.statistics[name]["lengths"].mean or 0))
-    return max(1, known)
 
 
 def sample_sizes(dataset: Dataset) -> SampleSizes | None:
@@ -32,7 +23,7 @@ def sample_sizes(dataset: Dataset) -> SampleSizes | None:
 
     The function reads from the store, and fails as reading does.
     """
-    known, itemsizes = _known_nbytes(dataset.schema)
+    known, itemsizes = known_nbytes(dataset.schema)
     if not itemsizes:
         return None
 
@@ -48,21 +39,6 @@ def sample_sizes(dataset: Dataset) -> SampleSizes | None:
 def batch_nbytes(batch: Batch) -> int:
     """Bytes that a batch holds, on whatever device."""
     return sum(_value_nbytes(value) for value in batch.values())
-
-
-def _known_nbytes(schema: Schema) -> tuple[int, dict[str, int]]:
-    """Bytes of a sample that are the same for all, and the size of a value of each field whose samples differ."""
-    known, itemsizes = 0, {}
-    for name, field in schema.items():
-        itemsize = stored_dtype(field).itemsize
-        if isinstance(field, Array):
-            known += itemsize * int(np.prod(field.shape, dtype=np.int64))
-            continue
-        known += _OFFSET_NBYTES
-        if isinstance(field, Ragged) and has_shapes(field):
-            known += _OFFSET_NBYTES * len(field.shape)
-        itemsizes[name] = itemsize
-    return known, itemsizes
 
 
 def _value_nbytes(value: Any) -> int:

@@ -11,7 +11,7 @@ Source: docs/spec/order.md, "Views", for the digest.
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ AT_ONCE = 1 << 20
 _DIGEST_BLOCK = 1 << 16
 _FEW = _DIGEST_BLOCK // 16
 _SELECTED_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1).astype(np.uint8)
+_SHOWN = 60
+"""Characters of a key that messages repeat."""
 _LONG = 64
 """From so many samples an interval on, its part of a bitmap is looked through, not each of its samples looked up."""
 
@@ -243,6 +245,14 @@ def digest(selection: Selection) -> str:
         for first in range(0, stop - start, _DIGEST_BLOCK):
             _hash_block(hashed, (start + first) // _DIGEST_BLOCK, mask[first : first + _DIGEST_BLOCK])
     return hashed.hexdigest()
+
+
+def brief(key: Any, array: npt.NDArray[Any] | None = None) -> str:
+    """What a message says of a key that chooses no samples: itself where it is short, else its kind."""
+    if array is not None and (array.ndim or isinstance(key, np.ndarray)) and array.dtype.kind not in "US":
+        return f"an array of dtype {array.dtype} and shape {array.shape}"
+    shown = repr(key)
+    return shown if len(shown) <= _SHOWN else f"a {type(key).__name__}: {shown[:_SHOWN]}…"
 
 
 def _hash_block(hashed: "hashlib._Hash", number: int, mask: Mask) -> None:

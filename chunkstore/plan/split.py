@@ -9,6 +9,7 @@ Source: docs/spec/order.md, "Split"; the mixer is that of its section 1.
 import operator
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ def split_thresholds(fractions: Mapping[str, float]) -> list[int]:
     total = Fraction(0)
     for name, fraction in fractions.items():
         try:
-            total += Fraction(float(fraction))
+            total += Fraction(float(checked_number(fraction)))
         except (TypeError, ValueError, OverflowError):
             raise ValueError(f"fraction {fraction!r} of {name!r}: a number from 0 to 1 is needed") from None
         if not 0 <= fraction <= 1:
@@ -47,13 +48,27 @@ def split_thresholds(fractions: Mapping[str, float]) -> list[int]:
     return thresholds
 
 
+def checked_number(value: Any) -> Any:
+    """The value, unless it is text, of which `float` would make a number.
+
+    Raises:
+        TypeError: it is text.
+    """
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
 def part_of_samples(ids: Ids, thresholds: list[int], seed: int) -> npt.NDArray[np.intp]:
     """Number of the part of each sample id; `len(thresholds)` for those in none.
 
     Raises:
-        ValueError: the seed lies outside [0, 2^64).
+        ValueError: the seed is no integer, or lies outside [0, 2^64).
     """
-    seed = operator.index(seed)
+    try:
+        seed = operator.index(seed)
+    except TypeError:
+        raise ValueError(f"seed={seed!r}: an integer in [0, 2^64) is needed") from None
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed={seed} lies outside [0, 2^64)")
     key = np.zeros(1, np.uint64)

@@ -23,6 +23,7 @@ from chunkstore.plan.selection import (
     AT_ONCE,
     Selection,
     SelectionWriter,
+    brief,
     compose,
     digest,
     select_intervals,
@@ -71,7 +72,11 @@ class View:
 
     def filter(self, chosen: Any) -> "View":
         """See `Dataset.filter`."""
-        n, given = len(self), np.asarray(chosen)
+        n = len(self)
+        try:
+            given = np.asarray(chosen)
+        except ValueError:  # lists of different lengths in each other
+            raise ValueError(f"a view is chosen by a mask or by a list of indices, not by {brief(chosen)}") from None
         if given.shape == (0,) and given.dtype != bool:
             given = np.empty(0, np.int64)
         if given.dtype == bool:
@@ -79,7 +84,9 @@ class View:
                 raise ValueError(f"a mask of shape {given.shape} for {n} samples; one of shape ({n},) is needed")
             return self._narrowed(selection_of_mask(given))
         if given.ndim != 1 or given.dtype.kind not in "iu":
-            raise ValueError(f"a view is chosen by a mask or by a list of indices, not {chosen!r}")
+            raise ValueError(f"a view is chosen by a mask or by a list of indices, not by {brief(chosen, given)}")
+        if n > 2 and given.shape == (n,) and given.min() >= 0 and given.max() <= 1:  # as indices they would repeat
+            raise ValueError(f"{n} numbers of dtype {given.dtype}, all 0 or 1: for a mask take .astype(bool)")
         if given.size and not (given.min() >= 0 and given.max() < n):
             raise ValueError(
                 f"indices from {given.min()} to {given.max()} of {n} samples; a view takes those in [0, {n}): add {n} to "

@@ -20,9 +20,11 @@ from chunkstore.history.tags import read_tagged
 from chunkstore.kernels.columns import Column, take
 from chunkstore.plan.extents import FragmentExtent
 from chunkstore.plan.reads import Intervals, Ints, intervals_of_rows
+from chunkstore.plan.sample_nbytes import mean_sample_nbytes
 from chunkstore.plan.split import Ids
 from chunkstore.plan.view import View
 from chunkstore.reading.field_view import FieldView
+from chunkstore.reading.indices import checked_version, indices_of, is_integer
 from chunkstore.reading.parts import Parts, Reader
 from chunkstore.reading.plain_zarr import open_plain_zarr
 from chunkstore.reading.present import present_batch, present_sample
@@ -68,11 +70,13 @@ def open(
         InvalidDataset: its metadata is damaged.
         UnsupportedFormat: a newer format.
         VersionExpired: the version was dropped by `gc`.
+        ValueError: `version` is no integer, or a tag is given as well.
     """
     if tag is not None and version is not None:
         raise ValueError(f"version={version} and tag={tag!r} both say what to open; give one of them")
+    number = None if version is None else checked_version(version)
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
-    opened, reader = _find_version(store, version, tag)
+    opened, reader = _find_version(store, number, tag)
     return Dataset(store, opened, decode=decode, verify=verify, parts=reader)
 
 
@@ -179,12 +183,16 @@ class Dataset:
             KeyError: a field is not there.
         """
         if isinstance(key, str):
-            if key not in self.schema:
-                raise KeyError(f"no field {key!r}; the fields are {', '.join(self.schema)}")
-            return FieldView(self, key)
-        if _is_integer(key):
+            return self.field(key)
+        if isinstance(key, tuple):
+            inner = ", ".join(map(repr, key))
+            raise IndexError(
+                f"ds[{inner}] has no axes to index: ds[[{inner}]] gives those samples, and ds['field'][{inner}] indexes the "
+                "axes of a field"
+            )
+        if is_integer(key):
             return self.__getitems__([key])[0]
-        indices = self._indices(key)
+        indices = indices_of(key, len(self))
         columns, positions = self.read(indices), self._view.positions(indices)
         return {
             n: present_batch(n, field, columns[n], decode=self._decode, positions=positions)
@@ -193,18 +201,36 @@ class Dataset:
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The samples at `indices` as a list of dicts, read together: torch's DataLoader asks for batches this way."""
-        checked = self._indices(indices)
+        checked = indices_of(indices, len(self))
         columns, positions = self.read(checked), self._view.positions(checked)
-        fields = self.schema.items()
-        return [
-            {n: present_sample(n, field, columns[n], i, decode=self._decode, position=position) for n, field in fields}
-            for i, position in enumerate(positions.tolist())
-        ]
+        shown = {
+            n: present_batch(n, f, columns[n], decode=self._decode, positions=positions) for n, f in self.schema.items()
+        }
+        return [{n: column[i] for n, column in shown.items()} for i in range(len(positions))]
+
+    def field(self, name: str) -> FieldView:
+        """One field as an array-like that reads when it is indexed; the same as `ds[name]`.
+
+        Raises:
+            KeyError: the field is not there.
+        """
+        if name not in self.schema:
+            raise KeyError(f"no field {name!r}; the fields are {', '.join(self.schema)}")
+        return FieldView(self, name)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a field of this name is shown.
+
+        Raises:
+            TypeError: something but a name, which all samples would have to be read for.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"`in` looks for the name of a field, a str, not for a {type(name).__name__}")
+        return name in self.schema
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The samples in order, each as `ds[i]` gives it; read some at a time, so that memory stays bounded."""
-        version = self._version
-        rows = max(1, ITERATION_NBYTES * version.num_samples // max(1, sum(f.nbytes for f in version.fragments)))
+        rows = max(1, ITERATION_NBYTES // mean_sample_nbytes(self.schema, self._version.statistics))
         for start in range(0, len(self), rows):
             yield from self._samples(np.arange(start, min(start + rows, len(self)), dtype=np.int64))
 
@@ -219,7 +245,7 @@ class Dataset:
             yield {
                 # a copy, so that who keeps one sample does not keep all that were read with it
                 n: numbers[n][i].copy()
-                if n in numbers
+                if isinstance(field, Array | Ragged)
                 else present_sample(n, field, columns[n], i, decode=self._decode, position=position)
                 for n, field in self.schema.items()
             }
@@ -229,7 +255,10 @@ class Dataset:
 
         Raises:
             SchemaError: a field is not there.
+            TypeError: something but names.
         """
+        if bad := [name for name in names if not isinstance(name, str)]:
+            raise TypeError(f'select({bad[0]!r}): names are given one by one, as in ds.select("image", "label")')
         return self._seen_as(self._view.select(names))
 
     def filter(self, selection: Any) -> "Dataset":
@@ -257,7 +286,7 @@ class Dataset:
             seed: 0 to 2^64 − 1.
 
         Raises:
-            ValueError: fractions that are none, or add up to more than 1.
+            ValueError: fractions that are none, or add up to more than 1; a seed that is none.
 
         Source: docs/spec/order.md, "Split".
         """
@@ -298,7 +327,7 @@ class Dataset:
         """Ids of samples, uint64 (samples,): what `split` goes by, and what a sample keeps through every version.
 
         Args:
-            key: A slice, list or mask, as for `ds[key]`; all samples of the view if None.
+            key: An integer, slice, list or mask, as for `ds[key]`; all samples of the view if None.
 
         Raises:
             IndexError: a sample is not there.
@@ -309,12 +338,12 @@ class Dataset:
         """Indices in the whole version of samples of this view: int64 (samples,).
 
         Args:
-            key: A slice, list or mask, as for `ds[key]`; all samples of the view if None.
+            key: An integer, slice, list or mask, as for `ds[key]`; all samples of the view if None.
 
         Raises:
             IndexError: a sample is not there.
         """
-        return self._view.positions(self._indices(slice(None) if key is None else key), in_order=key is None)
+        return self._view.positions(indices_of(slice(None) if key is None else key, len(self)), in_order=key is None)
 
     def read(self, indices: Ints, names: Sequence[str] | None = None) -> dict[str, Column]:
         """Columns of the samples at `indices`, in that order; any order, repeats allowed.
@@ -370,25 +399,6 @@ class Dataset:
             self._store, self._version, decode=self._decode, verify=self._verify, parts=self._parts, view=view
         )
 
-    def _indices(self, key: Any) -> Ints:
-        n = len(self)
-        if isinstance(key, slice):
-            return np.arange(*key.indices(n), dtype=np.int64)
-        indices = np.asarray(key)
-        if indices.dtype == bool:
-            if indices.shape != (n,):
-                raise IndexError(f"a mask of shape {indices.shape} for {n} samples")
-            return np.flatnonzero(indices).astype(np.int64)
-        if indices.size == 0:
-            return np.empty(0, np.int64)
-        if indices.ndim != 1 or indices.dtype.kind not in "iu":
-            raise IndexError(f"samples are chosen by an integer, a slice, a list of integers or a mask, not {key!r}")
-        if indices.min() < -n or indices.max() >= n:
-            bad = indices[(indices < -n) | (indices >= n)][0]
-            raise IndexError(f"sample {bad} of a dataset of {n}")
-        indices = indices.astype(np.int64)
-        return np.where(indices < 0, indices + n, indices)
-
     def __reduce__(self) -> tuple[Any, ...]:
         shown = {"schema": self.schema, "selection": self._view.selection, "axes": self._view.axes}
         return (_reopened, (self._store, self.uuid, self.version, shown, self._decode, self._verify))
@@ -417,7 +427,3 @@ def _find_version(store: Store, number: int | None, tag: str | None = None) -> t
         if (plain := open_plain_zarr(store, number, tag)) is None:
             raise
         return plain.version, plain
-
-
-def _is_integer(key: Any) -> bool:
-    return hasattr(key, "__index__") and not isinstance(key, bool) and np.ndim(key) == 0

@@ -3,13 +3,15 @@
 A view of a `Dataset` that reads through it, and nothing until it is indexed. Before it: the user; after it: `dataset.py`.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from chunkstore.errors import SchemaError
 from chunkstore.format.schema import Array, Field, dimension_names, stored_dtype
+from chunkstore.reading.indices import is_integer
 from chunkstore.reading.plain_zarr import PlainZarr
 
 if TYPE_CHECKING:
@@ -104,6 +106,19 @@ class FieldView:
             return self._index(key if isinstance(key, tuple) else (key,))
         return self._dataset[key][self.name]
 
+    def __iter__(self) -> Iterator[Any]:
+        """The samples' values in order; read some at a time, so that memory stays bounded."""
+        return (sample[self.name] for sample in self._dataset)
+
+    def _compared(self, other: object) -> NoReturn:
+        raise TypeError(
+            f"field {self.name!r} is read before its values are compared: ds[{self.name!r}][:] == …, which reads all samples"
+        )
+
+    # False for every question, as object has it, would pass for a mask; a field stays its own key in dicts and sets.
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compared
+    __hash__ = object.__hash__
+
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """All samples, read into memory."""
         if not isinstance(self.type, Array):
@@ -139,9 +154,10 @@ class FieldView:
     def _index(self, key: tuple[Any, ...]) -> Any:
         """By a tuple, as NumPy would: samples first, then the axes of one."""
         first, *rest = self._one_key_an_axis(key)
+        first = list(first) if isinstance(first, tuple) else first  # inside a tuple one is a list, as to NumPy
         shape = self.shape[1:]
-        if not all(_is_integer(part) or (isinstance(part, slice) and (part.step or 1) > 0) for part in rest):
-            if _is_integer(first):  # stays an index: beside lists NumPy counts it among them
+        if not all(is_integer(part) or (isinstance(part, slice) and (part.step or 1) > 0) for part in rest):
+            if is_integer(first):  # stays an index: beside lists NumPy counts it among them
                 return self._dataset[[first]][self.name][(0, *rest)]
             rows = self._dataset[first][self.name]
             return rows[(_as_lead(first, rest, len(rows)), *rest)]
@@ -150,8 +166,8 @@ class FieldView:
         if any(axis != slice(0, n, 1) for axis, n in zip(axes, shape, strict=True)):
             dataset = dataset.slice(**{self.name: tuple(axes)})
         rows = dataset[first][self.name]
-        lead = () if _is_integer(first) else (slice(None),)
-        return rows[(*lead, *(0 if _is_integer(part) else slice(None) for part in rest))]
+        lead = () if is_integer(first) else (slice(None),)
+        return rows[(*lead, *(0 if is_integer(part) else slice(None) for part in rest))]
 
     def _one_key_an_axis(self, key: tuple[Any, ...]) -> list[Any]:
         ellipses = [i for i, part in enumerate(key) if part is Ellipsis]
@@ -164,10 +180,6 @@ class FieldView:
         at = ellipses[0] if ellipses else len(key)
         missing = [slice(None)] * (self.ndim - (len(key) - len(ellipses)))
         return [*key[:at], *missing, *key[at + 1 :]]
-
-
-def _is_integer(part: Any) -> bool:
-    return hasattr(part, "__index__") and not isinstance(part, bool) and np.ndim(part) == 0
 
 
 def _as_slice(part: Any, length: int, axis: int) -> slice:

@@ -74,16 +74,17 @@ def present_batch(
 
 
 def present_sample(
-    name: str, field: Field, column: Column, i: int = 0, *, decode: bool = True, position: int | None = None
-) -> Any:
-    """Sample i of a column as `ds[i]` gives it: a NumPy scalar or array, str, bytes, or a decoded image."""
-    if isinstance(field, Array):
-        assert isinstance(column, np.ndarray)
-        return _numbers(field, column)[i]
+    name: str,
+    field: Text | Bytes | Image,
+    column: Column,
+    i: int = 0,
+    *,
+    decode: bool = True,
+    position: int | None = None,
+) -> str | bytes | npt.NDArray[np.uint8]:
+    """Sample i of a column as `ds[i]` gives it: str, bytes, or a decoded image. Of numbers, index a batch."""
     assert isinstance(column, RaggedColumn)
-    if isinstance(field, Ragged):
-        return _ragged(field, column)[i]
-    data = column.values[column.offsets[i] : column.offsets[i + 1]].tobytes()
+    data: bytes = column.values[column.offsets[i] : column.offsets[i + 1]].tobytes()
     if isinstance(field, Bytes) or (isinstance(field, Image) and not decode):
         return data
     try:

@@ -1,12 +1,14 @@
 """Reading: every way to ask gives what a NumPy array would, from any thread, process or store."""
 
 import multiprocessing
+import operator
 import os
 import pickle
 import shutil
 import signal
 import tempfile
 import traceback
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,6 +24,7 @@ import chunkstore as cs
 from chunkstore.errors import ForkedLoader, MissingObject, ObjectChanged, SchemaError, VersionExpired
 from chunkstore.format.documents import seal
 from chunkstore.format.versions import tombstone_to_json, version_key
+from chunkstore.reading import present
 from chunkstore.store import fetch
 from chunkstore.store.location import open_store
 
@@ -81,7 +84,7 @@ KEYS: list[Any] = [
     slice(400, 100, -1),
     slice(5, 5),
     [5, 3, 3, -1, 250, 199, 200, 201],
-    (1, 2, 0),
+    [1, 2, 0],
     np.array([499, 0], np.uint16),
     [],
     MASK,
@@ -92,11 +95,10 @@ KEYS: list[Any] = [
 
 @pytest.mark.parametrize("key", KEYS, ids=range(len(KEYS)))
 def test_a_batch_is_what_numpy_would_choose(ds: cs.Dataset, key: Any) -> None:
-    chosen = list(key) if isinstance(key, tuple) else key
-    rows = np.arange(N)[np.asarray(chosen, np.int64) if isinstance(chosen, list) and not chosen else chosen].tolist()
+    rows = np.arange(N)[np.asarray(key, np.int64) if isinstance(key, list) and not key else key].tolist()
     assert_rows(ds[key], rows)
-    assert ds["label"][chosen].tolist() == LABELS[rows].tolist()
-    assert ds["text"][chosen] == [str(i) for i in rows]
+    assert ds["label"][key].tolist() == LABELS[rows].tolist()
+    assert ds["text"][key] == [str(i) for i in rows]
 
 
 def test_a_sample_is_a_dict_of_plain_values(ds: cs.Dataset) -> None:
@@ -110,10 +112,80 @@ def test_a_sample_is_a_dict_of_plain_values(ds: cs.Dataset) -> None:
     assert [s["text"] for s in ds.__getitems__([4, 499, 4])] == ["4", "499", "4"]
 
 
-@pytest.mark.parametrize("key", [N, -N - 1, [0, N], [-N - 1], 1.5, [0.5], [[0, 1]], [True, False], None, ["a", 1]])
+@pytest.mark.parametrize(
+    "key", [N, -N - 1, [0, N], [-N - 1], 1.5, [0.5], [[0, 1]], [True, False], None, ["a", 1], [1, [2]]]
+)
 def test_what_is_not_there_is_an_index_error(ds: cs.Dataset, key: Any) -> None:
     with pytest.raises(IndexError):
         ds[key]
+
+
+@pytest.mark.parametrize("key", [(5, 3), (), (0,), (slice(None), 1)])
+def test_a_dataset_has_no_axes_and_says_who_has(ds: cs.Dataset, key: Any) -> None:
+    with pytest.raises(IndexError, match=r"has no axes to index: .*ds\['field'\]\["):
+        ds[key]
+
+
+def test_what_no_index_is_is_told_by_its_dtype_and_shape(ds: cs.Dataset) -> None:
+    with pytest.raises(IndexError, match=r"not by an array of dtype object and shape \(500,\)$"):
+        ds[np.array([True] * N, object)]
+
+
+def test_one_sample_is_found_as_several_are(ds: cs.Dataset) -> None:
+    view = ds.filter(MASK)
+    assert view.positions(2).tolist() == view.positions([2]).tolist() == [np.flatnonzero(MASK)[2]]
+    assert view.sample_ids(-1).tolist() == view.sample_ids([-1]).tolist()
+    with pytest.raises(IndexError, match="sample 500"):
+        ds.positions(500)
+
+
+def test_a_field_is_asked_for_by_its_name(ds: cs.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ds.field("label")[3:5].tolist() == ds["label"][3:5].tolist()
+    with pytest.raises(KeyError, match="no field 'x'; the fields are"):
+        ds.field("x")
+    monkeypatch.setattr(cs.Dataset, "read", None)  # none of these reads
+    assert "label" in ds
+    assert "x" not in ds
+    assert "text" not in ds.select("label")
+    with pytest.raises(TypeError, match="not for a int"):
+        assert 7 in ds
+
+
+def test_arguments_that_are_none_are_named(ds: cs.Dataset) -> None:
+    for version in ("1", True, 1.0, np.True_):
+        with pytest.raises(ValueError, match="version="):
+            cs.open(ds.url, version=version)  # type: ignore[arg-type]
+    assert cs.open(ds._store, version=np.int64(ds.version)).version == ds.version  # type: ignore[arg-type]
+    for seed in (1.5, None, "0"):
+        with pytest.raises(ValueError, match="seed="):
+            ds.split({"a": 0.5}, seed=seed)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"fraction '0\.5' of 'a'"):
+        ds.split({"a": "0.5"})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match=r"select\(\['label'\]\).*one by one"):
+        ds.select(["label"])  # type: ignore[arg-type]
+
+
+def test_a_field_is_compared_once_it_is_read(ds: cs.Dataset) -> None:
+    label = ds["label"]
+    for compare in (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge):
+        with pytest.raises(TypeError, match=r"ds\['label'\]\[:\]"):
+            ds[compare(label, 2)]
+        with pytest.raises(TypeError, match=r"ds\['label'\]\[:\]"):
+            compare(2, label)
+    assert {label: 1}[label] == 1
+    assert label in [label]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "ragged"])
+def test_samples_that_are_read_together_are_presented_once(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"memory://{uuid.uuid4().hex}"
+    with cs.create(url, {"x": cs.Ragged("bfloat16") if dtype == "ragged" else cs.Array("bfloat16", (3,))}) as writer:
+        writer.write_batch({"x": [np.full(3, i, "f4") for i in range(64)]})
+    converted, real = [], present.bfloat16_to_float32
+    monkeypatch.setattr(present, "bfloat16_to_float32", lambda bits: (converted.append(bits.size), real(bits))[1])
+    samples = cs.open(url).__getitems__(list(range(63, -1, -1)))
+    assert [s["x"].tolist() for s in samples] == [[i] * 3 for i in range(63, -1, -1)]
+    assert converted == [3 * 64]
 
 
 def test_a_field_has_no_fields(ds: cs.Dataset) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import chunkstore as cs
 from chunkstore.errors import CorruptSample, SchemaError
+from chunkstore.plan.sample_nbytes import mean_sample_nbytes
 from chunkstore.reading import dataset as module
 from chunkstore.reading import present
 
@@ -22,6 +23,7 @@ N = sum(SIZES)
 LABELS = np.arange(N) * 3
 VOLUMES = np.arange(N * 24).reshape(N, 4, 6).astype("i4")
 LENGTHS = np.random.default_rng(0).integers(0, 4, N)
+WIDTHS = {"tokens": 4, "text": 1, "image": 1}
 PIXELS = np.random.default_rng(1).integers(0, 256, (N, 2, 3, 3), np.uint8)
 SCHEMA = {
     "label": cs.Array("int64"),
@@ -192,6 +194,11 @@ def test_positions_that_are_handed_out_are_the_callers_to_change(ds: cs.Dataset,
         ("label", "mask or by a list"),
         (7, "mask or by a list"),
         ([[1, 2]], "mask or by a list"),
+        ([[1], [2, 3]], "mask or by a list"),
+        ((np.arange(N) > 3).astype("u1"), r"dtype uint8, .*astype\(bool\)"),
+        (np.arange(N) % 2, r"astype\(bool\)"),
+        (np.array([True] * N, object), r"not by an array of dtype object and shape \(120,\)$"),
+        (lambda sample: True, "not by <function"),
     ],
 )
 def test_a_filter_that_is_none_says_what_to_do(ds: cs.Dataset, selection: Any, told: str) -> None:
@@ -307,18 +314,25 @@ def test_what_cannot_be_sliced_says_so(ds: cs.Dataset) -> None:
 
 
 def test_iteration_gives_the_samples_in_order_and_reads_some_at_a_time(ds: cs.Dataset, monkeypatch: Any) -> None:
-    nbytes = sum(f.nbytes for f in ds.version_document.fragments) / N
-    monkeypatch.setattr(module, "ITERATION_NBYTES", int(nbytes * 10))
+    nbytes = mean_sample_nbytes(ds.schema, ds.statistics)
+    assert nbytes == 8 + 4 * 24 + 3 * 8 + sum(int(ds.statistics[n]["lengths"].mean * w) for n, w in WIDTHS.items())
+    monkeypatch.setattr(module, "ITERATION_NBYTES", nbytes * 10)
     reads = []
     real = cs.Dataset.read
     monkeypatch.setattr(cs.Dataset, "read", lambda self, i, names=None: (reads.append(len(i)), real(self, i, names))[1])
     view = ds.filter(np.arange(0, N, 2))
     first = next(iter(view))
     assert first["text"] == "0"
-    assert len(reads) == 1 and 8 <= reads[0] <= 12
+    assert reads == [10]
     samples = list(view)
     assert [s["text"] for s in samples] == [str(i) for i in range(0, N, 2)]
-    assert max(reads) <= 12
+    assert reads == [10] * 7
+    reads.clear()
+    assert len(list(view.select("volume").slice(volume=slice(0, 1)))) == len(view)
+    assert reads == [nbytes * 10 // 24] * (len(view) * 24 // (nbytes * 10)) + [len(view) % (nbytes * 10 // 24)]
+    reads.clear()
+    assert list(view["label"]) == LABELS[::2].tolist()
+    assert len(reads) == 1
     for sample, row in zip(samples, range(0, N, 2), strict=True):
         assert list(sample) == list(SCHEMA)
         assert isinstance(sample["label"], np.int64)
@@ -355,14 +369,16 @@ def test_extents_are_the_seen_share_of_each_fragment(ds: cs.Dataset) -> None:
 
 
 def test_damage_in_a_view_is_named_by_the_samples_of_the_version(ds: cs.Dataset, monkeypatch: Any) -> None:
-    real = module.present_sample
+    real = present.decode_image
+    pixels = PIXELS[9].tobytes()
 
-    def damaged(name: str, field: Any, column: Any, i: int = 0, **options: Any) -> Any:
-        if options["position"] == 9 and name == "image":
-            raise CorruptSample(f"field {name!r}, sample 9")
-        return real(name, field, column, i, **options)
+    def damaged(*encoded: Any) -> Any:
+        image = real(*encoded)
+        if image.tobytes() == pixels:
+            raise ValueError("damaged")
+        return image
 
-    monkeypatch.setattr(module, "present_sample", damaged)
+    monkeypatch.setattr(present, "decode_image", damaged)
     view = ds.filter([4, 9, 13])
     assert view[0]["text"] == "4"
     called = []
