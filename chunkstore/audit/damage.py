@@ -2,7 +2,8 @@
 
 `verify.py` finds out that an object is not what was written; here its shards are taken apart chunk by chunk, or sample by
 sample where values are plain, until fields and samples are named. Works in bounded memory, stops at no first damage, and never
-raises for what is merely damaged. After it stand `array.py` and `part.py`, which read what can be read.
+raises for what is merely damaged. After it stand `reading/array.py` and `reading/part.py`, which
+read what can be read.
 """
 
 from bisect import bisect_left

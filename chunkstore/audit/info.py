@@ -1,7 +1,7 @@
 """What a version of a dataset is and holds, as a value: sizes, codecs and statistics of its fields.
 
 Reads metadata only: the version, and of each part its object list and its Zarr metadata; never samples. Decides nothing. Before
-it: the user, and `stages/info.py`, which prints it; after it: `dataset.py` and `part.py`.
+it: the user, and `stages/info.py`, which prints it; after it: `reading/dataset.py` and `reading/part.py`.
 """
 
 import math

@@ -7,7 +7,7 @@ whole exactly, mean and M2 up to float64 rounding.
 The histogram's bins are [i·2^k, (i+1)·2^k). k is a function of the finite minimum and maximum alone, so a merge can
 only coarsen: a bin of a smaller k lies inside one bin of a larger k, and halving bin numbers is exact.
 
-This module must never do I/O, and never put NaN or an infinity into JSON. Before it: `store/writer` with the rows of a
+This module must never do I/O, and never put NaN or an infinity into JSON. Before it: `writing/sinks` with the rows of a
 batch. After it: `format/versions`, which stores the JSON.
 """
 

@@ -2,7 +2,7 @@
 
 The hint names the latest version and its pages, so that a reader asks for all of them at once: two round trips, one more for
 each version that the hint misses. The hint decides nothing; the documents do. Writes nothing. `commit.py` commits on what is
-found here; `dataset.py` and `history.py` open it.
+found here; `reading/dataset.py` and `past_versions.py` open it.
 
 Source: docs/spec/v1.md, "The latest version", "Pages".
 """

@@ -7,7 +7,7 @@ decoder, never by what the bytes claim to be.
 
 Pixels are as stored: an EXIF orientation is not applied, an animation gives its first frame. This module must never do
 I/O, and never name a dataset, field or sample: it raises ValueError with what is wrong and the caller adds where.
-Before it: `store/writer` (check, encode); `store/dataset` and `loader` (decode).
+Before it: `writing/encode` (check, encode); `reading/present` (decode).
 
 Sources: ITU-T T.81 annex B; W3C PNG, third edition, section 5; RFC 9649 (WebP).
 """

@@ -1,7 +1,7 @@
 """From stored columns to what a user sees, and to nothing else.
 
 ds[7] gives scalars, arrays, str, bytes and decoded images; a batch gives arrays, `RaggedBatch` and lists. Stands after
-`part.py` and `loader/prefetch.py`, before the user; reads nothing.
+`reading/part.py` and `loader/prefetch.py`, before the user; reads nothing.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,8 +1,8 @@
 """Doing several reads side by side, so that remote ones wait for the store together and not one after another.
 
 Reads nest: fields, of fragments, of arrays, of which `fetch.py` fetches ranges with threads of its own. Each level has its own
-threads, so that no job waits for one that is queued behind it. Knows nothing of what the jobs read; `dataset.py`, `parts.py`
-and `part.py` stand before it.
+threads, so that no job waits for one that is queued behind it. Knows nothing of what the jobs read;
+`reading/dataset.py`, `reading/parts.py` and `reading/part.py` stand before it.
 """
 
 import os
