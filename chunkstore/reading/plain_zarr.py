@@ -16,13 +16,20 @@ from functools import partial
 
 from chunkstore.errors import DatasetNotFound, InvalidDataset, SchemaError, StoreError, UnsupportedFormat
 from chunkstore.format.documents import Node
-from chunkstore.format.schema import Array, Field, Schema
+from chunkstore.format.schema import MAX_FIELDS, Array, Field, Schema, dimension_names
 from chunkstore.format.versions import Fragment, Part, Version
 from chunkstore.kernels.columns import Column
 from chunkstore.plan.reads import Intervals, Ints
 from chunkstore.reading.cache import ChunkCache
 from chunkstore.reading.plain_zarr_array import PlainZarrArray
-from chunkstore.reading.plain_zarr_metadata import PlainArray, array_v2, array_v3, parse_document
+from chunkstore.reading.plain_zarr_metadata import (
+    MAX_DOCUMENTS_NBYTES,
+    PlainArray,
+    array_v2,
+    array_v3,
+    check_documents,
+    parse_document,
+)
 from chunkstore.reading.verified import Check
 from chunkstore.store.interface import Store, check_key
 
@@ -31,11 +38,18 @@ CACHE_NBYTES = 64 << 20
 SMALL_NBYTES = 64
 """Fields of so many bytes a sample are stored in large chunks, which do not say what a block is."""
 MAX_BLOCKS = 1 << 26
-MAX_ARRAYS = 4096
+MAX_ARRAYS = MAX_FIELDS
+MAX_NODES = 4 * MAX_ARRAYS
+"""Documents in consolidated metadata: of v2, arrays have two, and groups have some."""
 MAX_LISTED = 1 << 21
-MAX_ROOT_NBYTES = 64 << 20
-MAX_ARRAY_NBYTES = 4 << 20
-_ROOTS = ("zarr.json", ".zarray", ".zmetadata", ".zgroup")
+MAX_ARRAY_NBYTES = 1 << 20
+_ROOTS = {
+    "zarr.json": MAX_DOCUMENTS_NBYTES,
+    ".zarray": MAX_ARRAY_NBYTES,
+    ".zmetadata": MAX_DOCUMENTS_NBYTES,
+    ".zgroup": MAX_ARRAY_NBYTES,
+}
+"""What may stand at the root, and how large it may be."""
 ROOT_FIELD = "data"
 """Name of the field where the store's root is an array."""
 
@@ -104,6 +118,8 @@ def open_plain_zarr(store: Store, number: int | None = None, tag: str | None = N
     found = _find(store)
     if found is None:
         return None
+    if len(found.arrays) > MAX_ARRAYS:
+        raise UnsupportedFormat(f"{store.url}: {len(found.arrays)} arrays; at most {MAX_ARRAYS} are read")
     if tag is not None:
         raise DatasetNotFound(f"{store.url}: plain Zarr, which has no tags; leave tag={tag!r} out")
     present = 1 + int(found.digest[:12], 16)
@@ -185,17 +201,30 @@ def _along(array: PlainArray) -> tuple[str | None, int]:
 def _named(arrays: Iterable[PlainArray], left_out: dict[str, str]) -> dict[str, PlainArray]:
     """Arrays by field name: the path with "." for "/", without underscores before it."""
     fields: dict[str, PlainArray] = {}
-    types: dict[str, Field] = {}
+    dimensions: set[str] = set()
+    folded: set[str] = set()
     for array in arrays:
-        name = array.path.replace("/", ".").lstrip("_") if array.path else ROOT_FIELD
+        name, field = _field_name(array.path), Array(array.dtype, array.shape[1:])
         try:
+            Schema({name: field})  # of one, since a schema looks at all its fields
+            own = set(dimension_names(name, field))
             if name in fields:
                 raise SchemaError(f"{fields[name].path!r} is the field {name!r} already")
-            types = dict(Schema({**types, name: Array(array.dtype, array.shape[1:])}))
-            fields[name] = array
+            if name in dimensions or own & fields.keys():
+                raise SchemaError(f"field name {name!r} and the dimensions of another field clash")
+            if name.casefold() in folded:
+                raise SchemaError(f"field name {name!r} differs from another in case only")
         except SchemaError as error:
             left_out[array.path] = str(error)
+            continue
+        fields[name] = array
+        dimensions |= own
+        folded.add(name.casefold())
     return fields
+
+
+def _field_name(path: str) -> str:
+    return path.replace("/", ".").lstrip("_") if path else ROOT_FIELD
 
 
 def _version(
@@ -240,7 +269,8 @@ def _block_rows(arrays: Iterable[PlainArray]) -> int:
 def _find(store: Store) -> _Found | None:
     """The arrays below the root of a store, by consolidated metadata where there are any."""
     with ThreadPoolExecutor(len(_ROOTS), thread_name_prefix="chunkstore-open") as pool:
-        roots = dict(zip(_ROOTS, pool.map(partial(_read, store, limit_nbytes=MAX_ROOT_NBYTES), _ROOTS), strict=True))
+        read = pool.map(lambda root: _read(store, root[0], limit_nbytes=root[1]), _ROOTS.items())
+        roots = dict(zip(_ROOTS, read, strict=True))
     if (data := roots["zarr.json"]) is not None:
         return _find_v3(store, data)
     if any(roots.values()):
@@ -257,10 +287,17 @@ def _find_v3(store: Store, data: bytes) -> _Found | None:
         return _Found(3, {"": (root, None)}, _digest({"zarr.json": data}))
     if "consolidated_metadata" in root and root.member("consolidated_metadata").value is not None:
         consolidated = root.member("consolidated_metadata").member("metadata")
-        return _Found(3, _arrays_v3(dict(consolidated.members())), _digest({"zarr.json": data}))
+        return _Found(3, _arrays_v3(_nodes(consolidated)), _digest({"zarr.json": data}))
     documents = _read_listed(store, "/zarr.json")
     nodes = {key.removesuffix("/zarr.json"): parse_document(d, f"{store.url}/{key}") for key, d in documents.items()}
     return _Found(3, _arrays_v3(nodes), _digest({"zarr.json": data, **documents}))
+
+
+def _nodes(consolidated: Node) -> dict[str, Node]:
+    """The documents of consolidated metadata."""
+    if isinstance(consolidated.value, dict) and len(consolidated.value) > MAX_NODES:
+        raise UnsupportedFormat(f"{consolidated.where}: {len(consolidated.value)} nodes; at most {MAX_NODES} are read")
+    return dict(consolidated.members())
 
 
 def _arrays_v3(nodes: Mapping[str, Node]) -> dict[str, tuple[Node, Node | None]]:
@@ -277,7 +314,7 @@ def _find_v2(store: Store, roots: Mapping[str, bytes]) -> _Found:
         nodes = {key: parse_document(data, f"{store.url}/{key}") for key, data in documents.items()}
     elif ".zmetadata" in roots:
         documents = {".zmetadata": roots[".zmetadata"]}
-        nodes = dict(parse_document(roots[".zmetadata"], f"{store.url}/.zmetadata").member("metadata").members())
+        nodes = _nodes(parse_document(roots[".zmetadata"], f"{store.url}/.zmetadata").member("metadata"))
     else:
         documents = _read_listed(store, "/.zarray", "/.zattrs")
         nodes = {key: parse_document(data, f"{store.url}/{key}") for key, data in documents.items()}
@@ -292,16 +329,27 @@ def _find_v2(store: Store, roots: Mapping[str, bytes]) -> _Found:
 def _read_listed(store: Store, *endings: str) -> dict[str, bytes]:
     """The documents below the root whose keys end so, found by listing everything."""
     keys = []
-    for listed, item in enumerate(store.list("")):
-        if item[0].endswith(endings):
-            keys.append(item[0])
-        if listed >= MAX_LISTED or len(keys) > MAX_ARRAYS * len(endings):
-            raise UnsupportedFormat(
-                f"{store.url}: too many objects to look for arrays among; consolidate the metadata (zarr.consolidate_metadata)"
-            )
+    nbytes = 0
+    try:
+        for listed, item in enumerate(store.list("")):
+            if item[0].endswith(endings):
+                keys.append(item[0])
+                nbytes += item[1]
+            if listed >= MAX_LISTED or len(keys) > MAX_ARRAYS * len(endings) or nbytes > MAX_DOCUMENTS_NBYTES:
+                raise UnsupportedFormat(
+                    f"{store.url}: too many objects, or too much metadata, to look for arrays among; consolidate the"
+                    " metadata of what is wanted (zarr.consolidate_metadata)"
+                )
+    except (StoreError, PermissionError) as error:
+        raise type(error)(
+            f"{error}. Its metadata are not consolidated, so that its arrays are found by listing only: consolidate them where"
+            " the data can be written (zarr.consolidate_metadata), or open one array by its own URL"
+        ) from error
     with ThreadPoolExecutor(16, thread_name_prefix="chunkstore-open") as pool:
         documents = pool.map(partial(_read, store, limit_nbytes=MAX_ARRAY_NBYTES), sorted(keys))
-        return {key: data for key, data in zip(sorted(keys), documents, strict=True) if data is not None}
+        found = {key: data for key, data in zip(sorted(keys), documents, strict=True) if data is not None}
+    check_documents(found.values(), store.url)
+    return found
 
 
 def _read(store: Store, key: str, *, limit_nbytes: int) -> bytes | None:

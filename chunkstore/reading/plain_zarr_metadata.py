@@ -10,7 +10,7 @@ Sources: https://zarr-specs.readthedocs.io/en/latest/v3/core/ and /v2/v2.0.html;
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,20 @@ from chunkstore.format.metadata import DATA_TYPES, MAX_CHUNK_NBYTES, MAX_LENGTH,
 MAX_ROW_CHUNKS = 1 << 18
 """Chunks that one row may be spread over: each is an object or a range to be asked for."""
 MAX_SHARD_CHUNKS = 1 << 24
+MAX_DOCUMENTS_NBYTES = 8 << 20
+"""All documents of a hierarchy together."""
+MAX_SIGNS = {
+    "values": (",", 1 << 18),
+    "members": (":", 1 << 17),
+    "lists and objects": ("[{", 1 << 17),
+    "escapes": ("\\", 1 << 17),
+}
+"""How much there may be in them, counted by such characters: 4,096 sharded arrays have 140,000, 100,000, 80,000, and none."""
+MAX_DIGITS = 40
+"""Of an integer: Python's time for one is quadratic."""
+_MAX_WIDE_NBYTES = 2 << 20
+"""Of documents with a character beyond Unicode's first 65,536, which makes four bytes of each of its string."""
+_WIDE = re.compile(rb"[\xf0-\xff]|\\u[dD]")
 _V3_MEMBERS = set(
     "zarr_format node_type shape data_type chunk_grid chunk_key_encoding fill_value codecs attributes dimension_names".split()
 )
@@ -100,12 +114,34 @@ class PlainArray:
         return f"{self.path}/{key}" if self.path else key
 
 
+def check_documents(documents: Iterable[bytes], where: str) -> None:
+    """Refuse documents of which parsing would make more than any hierarchy needs, before anything is made.
+
+    Raises:
+        UnsupportedFormat: they hold too much.
+    """
+    documents = tuple(documents)
+    nbytes = sum(map(len, documents))
+    if nbytes > MAX_DOCUMENTS_NBYTES:
+        raise UnsupportedFormat(f"{where}: {nbytes} bytes of metadata; at most {MAX_DOCUMENTS_NBYTES} are read")
+    for what, (signs, most) in MAX_SIGNS.items():
+        count = sum(data.count(sign) for data in documents for sign in signs.encode())
+        if count > most:
+            raise UnsupportedFormat(f"{where}: {count} {what} in metadata; at most {most} are read")
+    if nbytes > _MAX_WIDE_NBYTES and any(_WIDE.search(data) for data in documents):
+        raise UnsupportedFormat(
+            f"{where}: {nbytes} bytes of metadata with rare characters; at most {_MAX_WIDE_NBYTES} are read"
+        )
+
+
 def parse_document(data: bytes, where: str) -> Node:
     """JSON as Zarr's writers leave it: NaN and infinities pass, which stand in attributes; a key that comes twice does not.
 
     Raises:
         InvalidDataset: it is not JSON.
+        UnsupportedFormat: it holds too much (`check_documents`).
     """
+    check_documents([data], where)
 
     def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
@@ -114,9 +150,16 @@ def parse_document(data: bytes, where: str) -> Node:
         return members
 
     try:
-        return Node(json.loads(data.decode("utf-8"), object_pairs_hook=refuse_duplicates), where)
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=refuse_duplicates, parse_int=_short_integer)
+        return Node(document, where)
     except (ValueError, RecursionError) as error:
         raise InvalidDataset(f"{where}: not readable as JSON: {error}") from error
+
+
+def _short_integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
 
 
 def array_v3(node: Node, path: str) -> PlainArray:
