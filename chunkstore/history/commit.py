@@ -38,7 +38,7 @@ from chunkstore.history.versions import (
     read_latest,
     read_version,
 )
-from chunkstore.store.interface import Store
+from chunkstore.store.interface import NotDurable, Store
 
 __all__ = [
     "MAX_STEPS",
@@ -146,9 +146,15 @@ def _check_alive(store: Store, version: Version) -> None:
     fragments, parts = set(version.condemned_fragments), set(version.condemned_parts)
     if fragments or parts:
         for fragment in version.fragments:
-            if fragment.id in fragments or any(part.path in parts for part in fragment.parts):
+            if fragment.id in fragments:
                 raise CommitConflict(
-                    f"{store.url}: fragment {fragment.id} was condemned by gc; write the samples again"
+                    f"{store.url}: fragment {fragment.id} was condemned by gc; write the samples again, and give gc an"
+                    " orphan_age_s longer than that takes"
+                )
+            if lost := [part for part in fragment.parts if part.path in parts]:
+                raise CommitConflict(
+                    f"{store.url}: part {lost[0].path}, with the fields {', '.join(lost[0].fields)}, was condemned by gc; add"
+                    " the fields again, and give gc an orphan_age_s longer than that takes"
                 )
 
 
@@ -163,16 +169,18 @@ def _put(store: Store, version: Version, known: Pages) -> Version | None:
     for page, data in paged.new_pages:
         store.write(page, data)
     key = version_key(version.number)
-    failure = None
+    failure: Exception | None = None
     for _ in range(3):
         try:
             if store.write_if_absent(key, paged.document):
                 return paged.version
+        except NotDurable:  # the document is there, which would be taken for success
+            raise
         except StoreError as error:
             failure = error
         try:
             there = find_document(store, version.number)
-        except StoreError as error:
+        except (StoreError, PermissionError) as error:  # S3 refuses what is absent to those who may not list
             failure = error
             continue
         except VersionExpired:  # whoever won has been succeeded, and dropped by gc, since

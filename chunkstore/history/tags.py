@@ -18,7 +18,7 @@ from chunkstore.format.tags import TAGS_PREFIX, Tag, tag_key, tag_name
 from chunkstore.format.versions import Version
 from chunkstore.history.commit import new_id, now, read_latest, read_version
 from chunkstore.store.documents import read_twice_if_damaged
-from chunkstore.store.interface import Store
+from chunkstore.store.interface import NotDurable, Store
 from chunkstore.store.location import open_store
 
 MAX_TAG_NBYTES = 1 << 16
@@ -73,7 +73,10 @@ def tag(
     latest = read_latest(store, committing=True)
     number = latest.number if version is None else version
     if number in latest.condemned_versions:
-        raise VersionExpired(f"{store.url}: version {number} was given up by gc and cannot be tagged")
+        raise VersionExpired(
+            f"{store.url}: version {number} was given up by gc and cannot be tagged. If a tag spared it, chunkstore.versions"
+            " lists it with its tags, and chunkstore.open(url, tag=name) opens it"
+        )
     named = latest if number == latest.number else read_version(store, number)
     store.check_commits()
     put_tag(store, name, Tag(named.dataset, number, now(), new_id()))
@@ -105,16 +108,18 @@ def put_tag(store: Store, name: str, tag: Tag) -> None:
     key, data = tag_key(name), seal(tag.to_json())
     if Tag.from_json(unseal(data, key)) != tag:  # what could not be read again would take the name for good
         raise ValueError(f"{tag!r} is not what is read back of it")
-    failure = None
+    failure: Exception | None = None
     for _ in range(3):
         try:
             if store.write_if_absent(key, data):
                 return
+        except NotDurable:  # the tag is there, which would be taken for success
+            raise
         except StoreError as error:
             failure = error
         try:
             there = _find(store, name)
-        except StoreError as error:
+        except (StoreError, PermissionError) as error:  # S3 refuses what is absent to those who may not list
             failure = error
             continue
         if there is None:

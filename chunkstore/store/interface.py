@@ -13,10 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
+from chunkstore.errors import StoreError
+
 Data: TypeAlias = bytes | bytearray | memoryview
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 _MAX_KEY_LENGTH = 900
+
+
+class NotDurable(StoreError):
+    """An object is there, but could not be made durable, so it may vanish: reading it back resolves nothing."""
 
 
 class Listed(NamedTuple):

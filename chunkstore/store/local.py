@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from chunkstore.errors import InvalidDataset, ReadOnlyStore, StoreError
-from chunkstore.store.interface import Data, Listed, Upload, check_key, check_prefix, check_ranges, is_segment
+from chunkstore.store.interface import (
+    Data,
+    Listed,
+    NotDurable,
+    Upload,
+    check_key,
+    check_prefix,
+    check_ranges,
+    is_segment,
+)
 from chunkstore.store.probe import check_commits_once
 
 _Result = TypeVar("_Result")
@@ -235,11 +244,24 @@ class LocalStore:
                             " there: write to another disk, and copy the dataset"
                         ) from error
                     raise
-            _sync_folder(os.path.dirname(path))
+            self._sync_entry(key, os.path.dirname(path))
             return True
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(unfinished)
+
+    def _sync_entry(self, key: str, folder: str) -> None:
+        """Make a link durable that others see already: whoever put it must not take seeing it for having done so."""
+        try:
+            try:
+                _sync_folder(folder)
+            except OSError:
+                _sync_folder(folder)
+        except OSError as error:
+            raise NotDurable(
+                f"{self._root}/{key} is written, but its folder could not be synced ({error.strerror}), so it may be gone"
+                " after a crash: check the disk, sync it, and look whether the object is there before anything is written again"
+            ) from error
 
     def _unlink(self, key: str, path: str) -> None:
         folder = os.path.dirname(path)

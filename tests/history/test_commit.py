@@ -1,6 +1,7 @@
 """Commits: every acknowledged one is there once, whatever races, is lost, or is answered wrongly."""
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import threading
@@ -28,6 +29,7 @@ from chunkstore.errors import (
 from chunkstore.format.documents import seal
 from chunkstore.format.versions import LATEST_KEY, Fragment, Part, Version, tombstone_to_json, version_key
 from chunkstore.history.commit import MAX_STEPS, commit, find_latest, new_id, read_version
+from chunkstore.store import local as local_store
 from chunkstore.store.interface import Store
 from chunkstore.store.location import open_store
 from chunkstore.writing.results import FragmentResult, commit_results
@@ -98,6 +100,61 @@ def test_a_failure_before_the_commit_is_tried_again_and_makes_one_version(locati
 
     assert commit_nothing(Wrapped(store, fail_twice)) == 2
     assert find_latest(store).number == 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_commit_whose_folder_cannot_be_synced_is_not_acknowledged(
+    local: Any, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    store = begin(local)
+    left, synced, sync = [OSError(errno.EIO, "broken")] * failures, [], local_store._sync_folder
+
+    def fail_first(folder: str) -> None:
+        if folder.endswith(("_chunkstore/versions", "_chunkstore/tags")):
+            if left:
+                raise left.pop()
+            synced.append(folder)
+        sync(folder)
+
+    monkeypatch.setattr(local_store, "_sync_folder", fail_first)
+    if failures == 1:
+        assert commit_nothing(store) == 2
+        assert len(synced) == 1
+        return
+    with pytest.raises(StoreError, match=r"002\.json is written, but its folder could not be synced"):
+        commit_nothing(store)
+    assert not synced
+    cs.tag(local.url, "before")
+    left.extend([OSError(errno.EIO, "broken")] * 2)
+    with pytest.raises(StoreError, match=r"v\.json is written, but its folder could not be synced"):
+        cs.tag(local.url, "v")
+
+
+class NoListing(Wrapped):
+    """As S3 is to those who may not list: 403 for what is absent."""
+
+    def read(self, key: str, *, limit_nbytes: int | None = None) -> bytes:
+        try:
+            return super().read(key, limit_nbytes=limit_nbytes)
+        except FileNotFoundError:
+            raise PermissionError(f"403: {key}") from None
+
+    def list(self, prefix: str = "") -> Iterator[Any]:
+        raise PermissionError("403")
+
+
+def test_without_permission_to_list_a_dataset_is_created_and_an_unclear_answer_is_told(local: Any) -> None:
+    store: Any = NoListing(local.open())
+    with cs.create(store, SCHEMA, num_threads=1) as writer:
+        writer.write({"x": 0})
+
+    def fail(real: Store, key: str, data: bytes) -> bool:
+        raise StoreError("timeout")
+
+    with pytest.raises(StoreError, match="failed, and what was sent may yet arrive"):
+        commit_nothing(NoListing(local.open(), fail))
+    assert commit_nothing(store) == 2
+    assert cs.tag(store, "v") == 2
 
 
 def test_a_commit_that_never_arrives_says_that_it_failed(local: Any) -> None:
