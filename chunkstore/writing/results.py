@@ -16,9 +16,10 @@ from chunkstore.errors import CommitConflict, DatasetNotFound, InvalidDataset, S
 from chunkstore.format.documents import Node, seal, unseal
 from chunkstore.format.schema import Array, Schema
 from chunkstore.format.statistics import Statistics
-from chunkstore.format.versions import FORMAT, FieldStatistics, Fragment, Version
+from chunkstore.format.versions import FORMAT, FieldStatistics, Fragment, Part, Version
 from chunkstore.history.commit import commit, new_id, now, read_version
-from chunkstore.reading.part import read_objects
+from chunkstore.reading.cache import ChunkCache
+from chunkstore.reading.part import OpenPart
 from chunkstore.store.interface import Store
 from chunkstore.writing.fields import no_statistics
 
@@ -283,9 +284,20 @@ def _check_not_condemned(store: Store, parent: Version, results: Sequence[Fragme
 
 
 def _look_for_objects(store: Store, results: Sequence[FragmentResult], looked_for: set[str]) -> None:
-    """Read the object list of every part once: what is committed must be there, as it was written."""
-    parts = [part for result in results if result.fragment for part in result.fragment.parts]
-    missing = [part for part in parts if part.path not in looked_for]
+    """Open every part once: what is committed must be there, and be what the result says, or the version could not be read."""
+    parts = [
+        (result.fragment, part, result.schema)
+        for result in results
+        if result.fragment
+        for part in result.fragment.parts
+    ]
+    missing = [each for each in parts if each[1].path not in looked_for]
+    cache = ChunkCache(0)
+
+    def look(each: tuple[Fragment, Part, Schema]) -> str:
+        fragment, part, schema = each
+        OpenPart(store, fragment, part, schema, 0, cache)
+        return part.path
+
     with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="chunkstore-commit") as pool:
-        for part, _ in zip(missing, pool.map(lambda part: read_objects(store, part), missing), strict=True):
-            looked_for.add(part.path)
+        looked_for.update(pool.map(look, missing))

@@ -340,6 +340,16 @@ def test_what_is_not_in_the_store_is_not_committed(tmp_path: Path) -> None:
     assert cs.commit(tmp_path, [here]) == 1
 
 
+def test_a_result_that_lies_about_its_samples_is_not_committed(local: Any) -> None:
+    begin(local)
+    document = json.loads(written(local.url, [0, 1, 2]).to_json())["document"]
+    two = json.loads(written(local.url, [0, 1]).to_json())["document"]
+    document["fragment"]["samples"], document["statistics"] = 2, two["statistics"]
+    with pytest.raises(InvalidDataset, match=r"int64\[3\], but the schema and the version say int64\[2\]"):
+        cs.commit(local.url, [cs.FragmentResult.from_json(seal(document))])
+    assert values_of(local) == [0]
+
+
 def test_a_fragment_that_gc_condemned_is_not_committed(local: Any) -> None:
     cs.commit(local.url, [written(local.url, [1])])
     late = written(local.url, [2])
