@@ -45,7 +45,9 @@ class VersionInfo:
 def versions(
     url: Url, *, storage_options: Mapping[str, Any] | None = None, filesystem: Any = None
 ) -> list[VersionInfo]:
-    """List the versions of a dataset, the newest last; those that `gc` has given up are left out.
+    """List the versions of a dataset, the newest last.
+
+    Those that `gc` has given up are left out, unless a tag that came in the same moment spared them.
 
     Args:
         url: Path or URL of the dataset.
@@ -60,7 +62,8 @@ def versions(
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
     latest = read_latest(store)
     tags = read_tags(store)
-    numbers = sorted(set(range(1, latest.number)) - set(latest.condemned_versions))
+    spared = {tag.version for tag in (tags or {}).values()}
+    numbers = sorted(set(range(1, latest.number)) - (set(latest.condemned_versions) - spared))
 
     def told(version: Version, num_samples: int) -> VersionInfo:
         names = None
@@ -160,7 +163,8 @@ def roll_back(store: Store, old: Version, message: str) -> Version:
         if lost or old.number in parent.condemned_versions:
             raise VersionExpired(
                 f"{store.url}: version {old.number} was given up by gc, with {len(lost)} of its {len(old.fragments)} fragments;"
-                " go back to one that chunkstore.versions lists"
+                " go back to another that chunkstore.versions lists. If a tag spared it, chunkstore.open(url, tag=name) opens"
+                " it"
             )
         return replace(
             parent,

@@ -25,8 +25,9 @@ from chunkstore.errors import (
     StoreError,
     VersionExpired,
 )
+from chunkstore.format.documents import seal
 from chunkstore.format.tags import Tag, tag_key
-from chunkstore.format.versions import version_key
+from chunkstore.format.versions import tombstone_to_json, version_key
 from chunkstore.history.commit import commit, create_root, new_id, now, read_latest, read_version
 from chunkstore.history.past_versions import roll_back
 from chunkstore.history.tags import put_tag
@@ -385,6 +386,20 @@ def test_a_condemned_version_is_not_listed_tagged_or_gone_back_to(local: Any) ->
 
 
 # Listing
+
+
+def test_a_condemned_version_that_a_tag_spared_is_listed(local: Any) -> None:
+    store = begin(local)
+    append(local, [1])
+    append(local, [2])
+    cs.tag(local.url, "spared", 1)
+    condemn(store, versions=(1, 2))
+    assert [(line.number, line.tags) for line in cs.versions(local.url)] == [(1, ("spared",)), (3, ()), (4, ())]
+    for write in (lambda: cs.rollback(local.url, 1), lambda: cs.tag(local.url, "again", 1)):
+        with pytest.raises(VersionExpired, match=r"open\(url, tag=name\) opens"):
+            write()
+    store.write(version_key(1), seal(tombstone_to_json(1)))
+    assert [line.number for line in cs.versions(local.url)] == [3, 4]
 
 
 def test_a_version_that_vanished_is_told_by_name(local: Any) -> None:
