@@ -89,8 +89,8 @@ def gc(
         keep_versions: How many of the last versions are kept, besides those with a tag; all if None. Versions that differ from
             the one before in neither fields nor samples, such as those that gc commits, count as one with it.
         orphan_age_s: What no version leads to is deleted when its newest object is older than this, and so is an unfinished
-            file: a writer may be about to commit it. Younger than the longest time between two objects of a writer, it makes
-            that writer's commit fail.
+            file: a writer may be about to commit it. It must be longer than the longest job takes from its first object to its
+            commit, `add_fields`, `compact` and fragments that wait for `commit` included: if not, that commit fails.
         dry_run: Change nothing, only say what would be removed.
         progress: Called with (objects deleted, objects in all), by one thread at a time.
         storage_options: For the store, under obstore's names or s3fs's.

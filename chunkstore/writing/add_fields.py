@@ -51,8 +51,9 @@ def add_fields(
 
     Returns:
         A `Writer` whose `close` raises, besides what every writer's does, SampleError when there were fewer or more samples
-        than the dataset has, and CommitConflict when samples were appended, removed or compacted meanwhile. Fields that others
-        added meanwhile are kept.
+        than the dataset has, and CommitConflict when samples were appended, removed or compacted meanwhile, or `gc` took what
+        was written for abandoned: its `orphan_age_s` must be longer than all of this takes, from the first object to the
+        commit. Fields that others added meanwhile are kept.
 
     Raises:
         DatasetNotFound: there is no dataset.

@@ -65,7 +65,8 @@ def compact(
     `gc` removes it. Memory stays bounded, or by the largest sample where that is larger.
 
     Samples that others append meanwhile are kept. Nothing is committed before all is written: what is interrupted has to be
-    begun again, so a large dataset is better compacted now and then than once.
+    begun again, so a large dataset is better compacted now and then than once. A `gc` meanwhile needs an `orphan_age_s` longer
+    than all of this takes.
 
     Args:
         url: Path or URL of the dataset.
