@@ -114,7 +114,7 @@ class OpenPart:
             if isinstance(field, Array):
                 return self._read_rows(name, name, intervals, verify=verify, box=box)
             return self._read_ragged(name, field, intervals, verify=verify)
-        except (InvalidDataset, MissingObject, StoreError) as error:
+        except (InvalidDataset, MissingObject, StoreError, PermissionError) as error:
             if isinstance(error.__cause__, DamagedRows):  # field and samples are told already
                 raise
             samples = self._samples(int(intervals[:, 0].min()), int(intervals[:, 1].max()))

@@ -93,9 +93,10 @@ class PlainZarr:
             self._rows, self._pid = _open_rows(self._store, self.arrays, {}), os.getpid()
         try:
             return self._rows[name].read(intervals, verify=bool(verify), box=box)
-        except StoreError as error:
+        except (StoreError, PermissionError) as error:
             samples = f"samples {intervals[:, 0].min()}–{intervals[:, 1].max() - 1}"
-            raise StoreError(f"{error} (while reading field {name!r}, {samples})") from error
+            refused = ", of which an object is absent or may not be read" if isinstance(error, PermissionError) else ""
+            raise type(error)(f"{error} (while reading field {name!r}, {samples}{refused})") from error
 
     def read_lengths(self, name: str, intervals: Intervals) -> Ints:
         """Refused: no field of plain Zarr is ragged."""

@@ -93,6 +93,8 @@ def _missing_told(store: Store, key: str) -> Iterator[None]:
         raise MissingObject(
             f"{store.url}/{key} is named by the dataset's metadata but absent from the store; restore the object"
         ) from error
+    except PermissionError as error:  # S3 answers so for what is absent to those who may not list
+        raise PermissionError(f"{store.url}/{key} is absent, or reading it is not allowed: {error}") from error
 
 
 _lock = threading.Lock()

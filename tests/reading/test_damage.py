@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from recording_store import RecordingStore
 
 import chunkstore as cs
 from chunkstore._native import crc32c
 from chunkstore.errors import ChunkstoreError, CorruptChunk, CorruptSample, InvalidDataset, MissingObject, StoreError
 from chunkstore.reading import array as array_module
 from chunkstore.store.fetch import fetch_ranges
+from chunkstore.store.location import open_store
 
 N = 3000
 NUMBERS = np.random.default_rng(0).integers(0, 1 << 63, (N, 8))
@@ -262,3 +264,16 @@ def test_an_image_whose_pixels_do_not_decode_is_told(tmp_path: Path) -> None:
         with pytest.raises(CorruptSample, match="field 'image', sample 1: "):
             read()
     assert cs.open(tmp_path / "ds", decode=False)[1]["image"] == bytes(data)
+
+
+def test_a_refused_shard_is_told_with_field_and_samples(tmp_path: Path) -> None:
+    with cs.create(tmp_path, {"x": cs.Array("int32", (4,))}) as writer:
+        writer.write_batch({"x": np.zeros((10, 4), "int32")})
+
+    def forbid(name: str, key: str) -> None:
+        if "/c/" in key:
+            raise PermissionError(f"403 {key}")
+
+    ds = cs.open(RecordingStore(open_store(tmp_path), hook=forbid))
+    with pytest.raises(PermissionError, match=r"absent, or reading it is not allowed: 403 .*field 'x', samples 3–3"):
+        ds[3]

@@ -246,6 +246,26 @@ def test_a_failing_store_is_told_with_field_and_samples(tmp_path: Path) -> None:
         ds[[12, 14]]
 
 
+@pytest.mark.parametrize("shards", [None, (8, 4)])
+@pytest.mark.parametrize("compressors", [None, TWICE])
+def test_a_refused_chunk_is_told_with_field_and_samples(shards: Any, compressors: Any, tmp_path: Path) -> None:
+    array = zarr.create_array(
+        tmp_path, shape=(16, 4), dtype="int32", chunks=(2, 4), shards=shards, compressors=compressors, fill_value=5
+    )
+    array[:8] = 7
+
+    def forbid(name: str, key: str) -> None:
+        if name.startswith("read") and not (tmp_path / key).exists():
+            raise PermissionError(f"403 {key}")
+
+    ds = cs.open(RecordingStore(open_store(tmp_path), hook=forbid))
+    with pytest.raises(
+        PermissionError, match=r"403 c/.*field 'data', samples 12–12, of which an object is absent or may"
+    ):
+        ds["data"][12]
+    assert (ds["data"][:8] == 7).all()
+
+
 @pytest.fixture
 def web_server(tmp_path: Path) -> Iterator[WebServer]:
     with serving(tmp_path) as server:
