@@ -148,37 +148,6 @@ struct Binning {
   }
 };
 
-// Of float32, where bin numbers are small: eight are binned at once in their own type, in which scaling and floor() are exact as well.
-// Squares are added as four at a time would be.
-KERNEL inline std::size_t count_floats(const float* numbers, std::size_t count, double mean, float factor, float first, Doubles& squares,
-                                       std::uint64_t (*tables)[kBins + 1]) noexcept {
-  using Eight [[gnu::vector_size(8 * sizeof(float))]] = float;
-  using EightInts [[gnu::vector_size(8 * sizeof(std::int32_t))]] = std::int32_t;
-  constexpr float kMagic = 12582912.0F;  // 1.5·2^23
-  std::size_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    Eight eight{};
-    Four<float> low{};
-    Four<float> high{};
-    std::memcpy(&eight, numbers + i, sizeof eight);
-    std::memcpy(&low, numbers + i, sizeof low);
-    std::memcpy(&high, numbers + i + 4, sizeof high);
-    Eight scaled = eight * factor;
-    scaled = (scaled == 0.0F) & (eight < 0.0F) ? Eight{} - 0.5F : scaled;
-    Eight floor = (scaled + kMagic) - kMagic;
-    floor = (floor > scaled ? floor - 1.0F : floor) - first;
-    const auto inside = (floor >= 0.0F) & (floor < static_cast<float>(kBins)) & (scaled < kMagic) & (scaled > -kMagic);
-    const EightInts bins = __builtin_convertvector(inside ? floor : Eight{} + static_cast<float>(kBins), EightInts);
-    for (const Four<float>& four : {low, high}) {
-      const Doubles values = __builtin_convertvector(four, Doubles);
-      const Doubles distance = values - mean;
-      squares += values - values == 0.0 ? distance * distance : Doubles{};
-    }
-    for (std::size_t lane = 0; lane < 8; ++lane) ++tables[lane % kLanes][bins[lane]];
-  }
-  return i;
-}
-
 // Numbers of one or two bytes as int32: a loop of its own, since converting four at a time takes as long as all the rest.
 template <typename Number>
 KERNEL inline const std::int32_t* widened(const Number* numbers, std::size_t count, std::int32_t* into) noexcept {
@@ -196,8 +165,6 @@ KERNEL Histogram histogram_of_bins(const Given* numbers, std::size_t count, doub
   const int half = is_float ? -exponent / 2 : 0;
   const Binning<Number, is_large> binning{exponent, std::ldexp(1.0, half), std::ldexp(1.0, is_float ? -exponent - half : 0), first_bin,
                                           mean};
-  // Bins next to the largest number of float32 that still has halves, and factors that are no normal numbers, are left to float64.
-  const bool fits_float = std::is_same_v<Number, float> && !is_large && std::abs(first_bin) < 0x1p21 && std::abs(exponent) < 126;
   std::array<std::int32_t, is_short ? kBlock : 1> wide;
   Histogram result;
   for (std::size_t start = 0; start < count; start += kBlock) {
@@ -212,13 +179,7 @@ KERNEL Histogram histogram_of_bins(const Given* numbers, std::size_t count, doub
     Doubles squares{};
     Four<Number> four{};
     Ints bins{};
-    std::size_t i = 0;
-    if constexpr (std::is_same_v<Number, float>) {
-      if (fits_float) {
-        i = count_floats(block, whole, mean, std::ldexp(1.0F, -exponent), static_cast<float>(first_bin), squares, tables);
-      }
-    }
-    for (; i < whole; i += kLanes) {
+    for (std::size_t i = 0; i < whole; i += kLanes) {
       std::memcpy(&four, block + i, sizeof four);
       squares += binning(four, bins);
       for (std::size_t lane = 0; lane < kLanes; ++lane) ++tables[lane][bins[lane]];
