@@ -57,14 +57,26 @@ ROWS = {
         tests/store/test_object.py test_a_body_cut_short_is_an_error
         {HERE} test_answers_that_are_not_what_was_asked_for_are_never_served
         {HERE} test_a_connection_lost_in_mid_body_is_no_failure""",
-    "object replaced": f"{HERE} test_an_object_replaced_between_two_reads_is_found_by_its_checksums",
+    "object replaced in the middle of an epoch": f"{HERE} test_an_object_replaced_between_two_reads_is_found_by_its_checksums",
     "500/503/429 storms": f"""
         tests/store/test_object.py test_a_server_that_stays_busy_is_an_error_that_counts_attempts
         {HERE} test_a_storm_that_passes_is_not_noticed_and_one_that_stays_is_told""",
-    "403": f"""
+    "403, expired credentials": f"""
         tests/store/test_object.py test_wrong_and_unknown_keys_are_permission_errors_without_secrets
         {HERE} test_a_refusal_is_told_at_once""",
     "slow or silent connection": "tests/store/test_object.py test_a_silent_server_is_an_error_within_the_deadline",
+    "Ctrl-C at any time": "tests/loader/test_failures.py test_ctrl_c_ends_the_process_within_a_second",
+    "resume, twice, at another world size": """
+        tests/loader/test_resume.py test_stopping_at_every_step_leaves_exactly_the_rest_for_another_job
+        tests/loader/test_resume.py test_stopping_twice_leaves_exactly_the_rest""",
+    "uneven data over ranks, filters": """
+        tests/loader/test_epochs.py test_every_sample_comes_once_an_epoch_on_one_of_the_ranks
+        tests/loader/test_views.py test_an_epoch_is_every_sample_of_the_view_once_in_equal_steps""",
+    "hostile dataset": """
+        tests/hostile/test_hostile.py test_a_hostile_dataset_is_refused_quickly_and_in_little_memory
+        tests/hostile/test_hostile.py test_verify_never_passes_a_hostile_dataset
+        tests/hostile/test_hostile.py test_what_tells_of_a_hostile_dataset_refuses_it_or_tells_quickly
+        tests/fuzz/test_fuzzers.py test_readers_of_documents_raise_what_they_say_or_nothing""",
     "fork after threads have started": """
         tests/store/test_object.py test_a_forked_child_gets_an_error_or_a_store_that_works_never_a_hang
         tests/reading/test_dataset.py test_a_used_local_dataset_works_in_a_forked_child
@@ -73,6 +85,25 @@ ROWS = {
         tests/writing/test_writer_failures.py test_a_forked_child_is_refused_and_does_not_touch_what_its_parent_writes
         tests/loader/test_failures.py test_a_fork_in_the_middle_of_reading_does_not_hang""",
 }
+LINES = """
+    writer crashes at any step
+    commit lands, the answer is lost
+    two writers commit at once
+    absent shard or chunk
+    flipped bit in chunk, index, version document
+    short body, wrong Content-Range, 200 to a ranged GET
+    object replaced in the middle of an epoch
+    500/503/429 storms
+    403, expired credentials
+    slow or silent connection
+    Ctrl-C at any time
+    resume, twice, at another world size
+    uneven data over ranks, filters
+    fork after threads have started
+    hostile dataset
+""".strip().splitlines()
+"""What can go wrong, line by line as it was asked for. Left out: caches on disk and archives as sources, which do not exist, and
+killed workers, which are torch's own."""
 QUICK = {
     "max_retries": 2,
     "retry_timeout": timedelta(seconds=5),
@@ -127,6 +158,10 @@ def store_of(objects: dict[str, bytes]) -> Any:
 def test_each_row_has_tests(row: str) -> None:
     for file, name in re.findall(r"(\S+) (test_\w+)", ROWS[row]):
         assert re.search(rf"^def {name}\(", (ROOT / file).read_text("utf-8"), re.MULTILINE), (file, name)
+
+
+def test_every_line_of_what_can_go_wrong_is_a_row() -> None:
+    assert {line.strip() for line in LINES} - ROWS.keys() == set()
 
 
 def test_a_store_that_ignores_put_if_absent_gets_no_dataset(scripted_s3: Any) -> None:
