@@ -275,5 +275,5 @@ def test_a_refused_shard_is_told_with_field_and_samples(tmp_path: Path) -> None:
             raise PermissionError(f"403 {key}")
 
     ds = cs.open(RecordingStore(open_store(tmp_path), hook=forbid))
-    with pytest.raises(PermissionError, match=r"absent, or reading it is not allowed: 403 .*field 'x', samples 3–3"):
+    with pytest.raises(PermissionError, match=r"absent, or reading it is not allowed: 403 .*field 'x', sample 3"):
         ds[3]
