@@ -102,8 +102,8 @@ LINES = """
     fork after threads have started
     hostile dataset
 """.strip().splitlines()
-"""What can go wrong, line by line as it was asked for. Left out: caches on disk and archives as sources, which do not exist, and
-killed workers, which are torch's own."""
+"""What can go wrong, line by line as it was asked for. Left out: caches on disk and archives as sources, which do not
+exist, and killed workers, which are torch's own."""
 QUICK = {
     "max_retries": 2,
     "retry_timeout": timedelta(seconds=5),
