@@ -48,6 +48,8 @@ class _FieldArray(BackendArray):
 def to_xarray(dataset: "Dataset") -> "xarray.Dataset":
     """The fields of type `Array` as lazy variables; see `Dataset.to_xarray`.
 
+    A field with the name of its own dimension is read at once, for xarray makes an index of it.
+
     Raises:
         SchemaError: the dataset has no such field.
     """

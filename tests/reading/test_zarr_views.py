@@ -249,3 +249,17 @@ def test_without_xarray_the_error_says_how_to_get_it(ds: cs.Dataset, monkeypatch
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ImportError, match="pip install xarray"):
         ds.to_xarray()
+
+
+def test_to_xarray_reads_nothing_but_what_xarray_makes_indexes_of(tmp_path: Path) -> None:
+    data = {"a": (("t", "x"), np.arange(120.0).reshape(40, 3)), "t": np.arange(40)}
+    with writers_warnings_ignored():
+        xarray.Dataset(data).to_zarr(tmp_path / "zarr", zarr_format=2)
+    store = RecordingStore(open_store(tmp_path / "zarr"))
+    ds = cs.open(store)
+    store.forget()
+    lazy = ds.select("a").to_xarray()
+    assert not store.operations
+    view = ds.to_xarray()
+    assert {o.key.split("/")[0] for o in store.operations} == {"t"}
+    assert (view["a"].sel(t=7).values == lazy["a"][7].values).all()
