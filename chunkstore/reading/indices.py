@@ -41,6 +41,8 @@ def indices_of(key: Any, num_samples: int) -> Ints:
     """
     if isinstance(key, slice):
         return np.arange(*key.indices(num_samples), dtype=np.int64)
+    if is_integer(key) and not -num_samples <= operator.index(key) < num_samples:
+        raise IndexError(f"sample {key} of a dataset of {num_samples}")
     try:
         indices = np.asarray([key] if is_integer(key) else key)
     except ValueError:  # lists of different lengths in each other

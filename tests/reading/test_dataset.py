@@ -135,8 +135,9 @@ def test_one_sample_is_found_as_several_are(ds: cs.Dataset) -> None:
     view = ds.filter(MASK)
     assert view.positions(2).tolist() == view.positions([2]).tolist() == [np.flatnonzero(MASK)[2]]
     assert view.sample_ids(-1).tolist() == view.sample_ids([-1]).tolist()
-    with pytest.raises(IndexError, match="sample 500"):
-        ds.positions(500)
+    for index in (500, -501, 2**70):
+        with pytest.raises(IndexError, match=f"sample {index} of a dataset of 500"):
+            ds.positions(index)
 
 
 def test_a_field_is_asked_for_by_its_name(ds: cs.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
