@@ -1,7 +1,8 @@
 """Tiles: which chunks of a row a box touches, and what of each goes where.
 
 A row of an array may be spread over a grid of chunks, and a reader may want a box of it only: a range an axis. What comes out
-names the chunks and copies; nothing else of the row is read. Pure. `reading/array.py` stands after it.
+names the chunks and copies; nothing else of the row is read. Pure. `reading/array.py` stands after it, and
+`reading/plain_zarr_array.py` for its axes.
 """
 
 import math
@@ -12,6 +13,21 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Box = tuple[slice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The part of an axis that lies in one chunk.
+
+    Attributes:
+        chunk: Coordinate of the chunk.
+        source: Where in the chunk.
+        target: Where in what is read.
+    """
+
+    chunk: int
+    source: slice
+    target: slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +71,27 @@ def plan_tiles(row_chunk: tuple[int, ...], chunks_per_row: tuple[int, ...], rang
         chunks_per_row: Chunks along each of these axes in a shard: the shape of a row of its index.
         ranges: Wanted of each axis.
     """
-    across = [_across(wanted, length) for wanted, length in zip(ranges, row_chunk, strict=True)]
+    across = [cut_axis(wanted, length) for wanted, length in zip(ranges, row_chunk, strict=True)]
     numbers = np.arange(math.prod(chunks_per_row), dtype=np.int64).reshape(chunks_per_row)
-    chunk = numbers[np.ix_(*([at for at, _, _ in axis] for axis in across))] if across else numbers
+    chunk = numbers[np.ix_(*([cut.chunk for cut in axis] for axis in across))] if across else numbers
     if chunk.size == 1 and all(wanted == range(n) for wanted, n in zip(ranges, row_chunk, strict=True)):
         return Tiles(ranges, chunk.reshape(-1), None, [])
     places = list(np.ndindex(*(len(axis) for axis in across)))
-    source = [tuple(axis[i][1] for axis, i in zip(across, at, strict=True)) for at in places]
-    target = [tuple(axis[i][2] for axis, i in zip(across, at, strict=True)) for at in places]
+    source = [tuple(axis[i].source for axis, i in zip(across, at, strict=True)) for at in places]
+    target = [tuple(axis[i].target for axis, i in zip(across, at, strict=True)) for at in places]
     return Tiles(ranges, chunk.reshape(-1), source, target)
 
 
-def _across(wanted: range, length: int) -> list[tuple[int, slice, slice]]:
-    """Along one axis: each chunk of `length` that `wanted` touches, what of it is wanted, and where that goes."""
-    found = []
+def cut_axis(wanted: range, length: int) -> list[Cut]:
+    """Cut an ascending range of an axis at the edges of chunks of `length`; chunks between its steps are left out."""
+    cuts = []
     taken = 0
     while taken < len(wanted):
         number = wanted[taken] // length
         start, end = wanted[taken] - number * length, (number + 1) * length
         count = -(-(end - wanted[taken]) // wanted.step)
         stop = min(len(wanted), taken + count)
-        found.append((number, slice(start, wanted[stop - 1] - number * length + 1, wanted.step), slice(taken, stop)))
+        source = slice(start, wanted[stop - 1] - number * length + 1, wanted.step)
+        cuts.append(Cut(number, source, slice(taken, stop)))
         taken = stop
-    return found
+    return cuts

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from chunkstore.errors import ChunkstoreError, CorruptChunk, StoreError
 from chunkstore.kernels.codecs import decode_chunk
 from chunkstore.plan.reads import Intervals, Pieces, split_intervals, total_rows
+from chunkstore.plan.tiles import Cut, cut_axis
 from chunkstore.reading.cache import ChunkCache
 from chunkstore.reading.plain_shards import Body, PlainShards, corrupt_chunk, most_nbytes
 from chunkstore.reading.plain_zarr_metadata import PlainArray
@@ -30,23 +31,11 @@ if TYPE_CHECKING:
 MAX_WINDOW_NBYTES = 64 << 20
 """Decoded bytes of the chunks that are fetched together."""
 MAX_WINDOW_CHUNKS = 256
+JOB_NBYTES = 1 << 20
+"""Decoded bytes that are worth a thread."""
+NUM_THREADS = 8
 MAX_KEPT_NBYTES = 16 << 20
 """Of a row of chunks that zarr-python decodes, to be kept for reads that want another part of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """The part of an axis that lies in one chunk.
-
-    Attributes:
-        chunk: Coordinate of the chunk.
-        source: Where in the chunk.
-        target: Where in what is read.
-    """
-
-    chunk: int
-    source: slice
-    target: slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +43,7 @@ class _Task:
     """A chunk, and the pieces of it that are wanted."""
 
     run: slice
-    cuts: tuple[_Cut, ...]
+    cuts: tuple[Cut, ...]
     coordinates: tuple[int, ...]
 
 
@@ -105,14 +94,14 @@ class PlainZarrArray:
             self._read_by_zarr(intervals, axes, out)
             return out
         pieces = split_intervals(intervals, array.chunk_shape[0])
-        cuts = [_cut_axis(axis, length) for axis, length in zip(axes, array.chunk_shape[1:], strict=True)]
+        cuts = [cut_axis(axis, length) for axis, length in zip(axes, array.chunk_shape[1:], strict=True)]
         count = max(1, min(MAX_WINDOW_CHUNKS, MAX_WINDOW_NBYTES // array.chunk_nbytes))
         tasks = self._tasks(pieces, cuts)
         while window := list(itertools.islice(tasks, count)):
             self._do(window, pieces, out, verify=verify)
         return out
 
-    def _tasks(self, pieces: Pieces, cuts: Sequence[Sequence[_Cut]]) -> Iterator[_Task]:
+    def _tasks(self, pieces: Pieces, cuts: Sequence[Sequence[Cut]]) -> Iterator[_Task]:
         for run in pieces.by_chunk():
             row = int(pieces.chunk[run.start])
             for box in itertools.product(*cuts):
@@ -126,11 +115,17 @@ class PlainZarrArray:
                 wanted.append(task)
             else:
                 _place(kept, task, pieces, out)
-        for task, body in zip(wanted, self._fetch(wanted), strict=True):
-            if body is None:
-                _place(None, task, pieces, out, self.metadata.fill_value)
-            else:
-                self._decode_into_place(body, task, pieces, out, verify=verify)
+        bodies = self._fetch(wanted)
+        step = max(1, -(-len(wanted) // NUM_THREADS), JOB_NBYTES // self.metadata.chunk_nbytes)
+
+        def do_some(start: int) -> None:
+            for task, body in zip(wanted[start : start + step], bodies[start : start + step], strict=True):
+                if body is None:
+                    _place(None, task, pieces, out, self.metadata.fill_value)
+                else:
+                    self._decode_into_place(body, task, pieces, out, verify=verify)
+
+        do_all(Level.CHUNKS, [partial(do_some, start) for start in range(0, len(wanted), step)])
 
     def _decode_into_place(
         self, body: Body, task: _Task, pieces: Pieces, out: npt.NDArray[Any], *, verify: bool
@@ -250,7 +245,7 @@ class PlainZarrArray:
         assert self._zarr is not None
         rows = self.metadata.chunk_shape[0]
         axes = [range(part.start, part.stop, part.step) for part in box]
-        cuts = [_cut_axis(axis, n) for axis, n in zip(axes, self.metadata.chunk_shape[1:], strict=True)]
+        cuts = [cut_axis(axis, n) for axis, n in zip(axes, self.metadata.chunk_shape[1:], strict=True)]
         for row in range(low // rows, -(-high // rows)):
             for cut in itertools.product(*cuts):
                 coordinates = (row, *(c.chunk for c in cut))
@@ -271,19 +266,6 @@ def _zarr_rows(store: Store, array: PlainArray) -> "ZarrRows":
     from chunkstore.reading.zarr_adapter import ZarrRows
 
     return ZarrRows(store, array)
-
-
-def _cut_axis(axis: range, length: int) -> list[_Cut]:
-    """An ascending range of indices, cut at the edges of chunks of `length`; chunks between its steps are left out."""
-    cuts = []
-    at = 0
-    while at < len(axis):
-        chunk = axis[at] // length
-        stop = len(range(axis.start, min(axis.stop, (chunk + 1) * length), axis.step))
-        first = axis[at] - chunk * length
-        cuts.append(_Cut(chunk, slice(first, axis[stop - 1] - chunk * length + 1, axis.step), slice(at, stop)))
-        at = stop
-    return cuts
 
 
 def _place(
