@@ -19,15 +19,18 @@ with atheris.instrument_imports(include=["chunkstore.format", "chunkstore.kernel
     from chunkstore.errors import InvalidDataset, UnsupportedFormat, VersionExpired
     from chunkstore.format.codecs import ChunkCodecs, Compressor
     from chunkstore.format.documents import Node, parse_json, unseal
+    from chunkstore.format.fragments import _from_row, _from_sound_row, fragments_from_rows
     from chunkstore.format.metadata import ArrayMetadata
-    from chunkstore.format.pages import CondemnedRef, PageRef
+    from chunkstore.format.pages import Condemned, CondemnedRef, PageRef
     from chunkstore.format.schema import Schema
     from chunkstore.format.shard_index import decode_index
     from chunkstore.format.statistics import Statistics
     from chunkstore.format.tags import Tag
     from chunkstore.format.versions import VersionDocument, objects_from_json, objects_to_json
+    from chunkstore.history.versions import _read_hint
     from chunkstore.kernels.codecs import decode_chunk
     from chunkstore.kernels.images import check_image
+    from chunkstore.writing.results import FragmentResult
 
 _HOSTILE = (
     *(None, True, False, 0, -1, 1, 2, 1.5, -0.0, 1e308, (1 << 63) - 1, 1 << 63, -(1 << 63), 1 << 64, 1 << 62, 10**400),
@@ -85,6 +88,47 @@ def _statistics(body: bytes) -> None:
     assert statistics.merge(statistics).count == 2 * statistics.count
 
 
+def _page(body: bytes) -> None:
+    """A page of fragments, of which the fast way and the one that names the place must think alike."""
+    node = _sealed(body)
+    sets = [names.strings() for names in node.member("fields").items()]
+    rows = node.member("fragments")
+    for row in rows.items():
+        fast = _from_sound_row(row.value, sets)
+        try:
+            slow = _from_row(row, sets)
+        except InvalidDataset:
+            assert fast is None
+        else:
+            assert fast == slow
+    assert [fragment.id for fragment in fragments_from_rows(rows, sets)] == [row[0] for row in rows.value]
+
+
+def _condemned(body: bytes) -> None:
+    condemned = Condemned.from_json(_sealed(body))
+    assert Condemned.from_json(Node(condemned.to_json(), "again")) == condemned
+
+
+class _HintStore:
+    """What reading a hint needs of a store."""
+
+    def __init__(self, body: bytes) -> None:
+        self.data = b'{"crc32c":"%08x","document":%s}' % (crc32c(body), body)
+
+    def read(self, key: str, *, limit_nbytes: int | None = None) -> bytes:
+        return self.data
+
+
+def _hint(body: bytes) -> None:
+    hint: Any = _read_hint(_HintStore(body))  # type: ignore[arg-type]
+    assert hint is None or hint.number >= 1
+
+
+def _result(body: bytes) -> None:
+    result = FragmentResult.from_json(b'{"crc32c":"%08x","document":%s}' % (crc32c(body), body))
+    assert FragmentResult.from_json(result.to_json()) == result
+
+
 def _frame(body: bytes) -> None:
     unseal(body, "fuzz")
 
@@ -123,10 +167,14 @@ READERS: tuple[tuple[Callable[[bytes], None], tuple[type[Exception], ...]], ...]
     (_index, (InvalidDataset,)),
     (_gzip, (ValueError,)),
     (_image, (ValueError,)),
+    (_page, (InvalidDataset,)),
+    (_condemned, (InvalidDataset,)),
+    (_hint, ()),
+    (_result, _DAMAGE),
 )
 """Each reader of bytes, and what it may raise."""
-NUM_JSON = 7
-"""Readers of JSON, which come first."""
+NOT_JSON = range(7, 11)
+"""Readers of other bytes than JSON."""
 
 
 def read(data: bytes) -> None:
@@ -142,7 +190,7 @@ def read(data: bytes) -> None:
 def mutate(data: bytes, max_nbytes: int, seed: int) -> bytes:
     """Change JSON as JSON three times out of four, and as bytes otherwise."""
     chance = random.Random(seed)
-    if data and data[0] % len(READERS) < NUM_JSON and chance.random() < 0.75:
+    if data and data[0] % len(READERS) not in NOT_JSON and chance.random() < 0.75:
         try:
             value = json.loads(data[1:])
             for _ in range(chance.randint(1, 3)):

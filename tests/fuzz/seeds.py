@@ -107,6 +107,25 @@ def document_seeds(folder: Path) -> list[bytes]:
         (5, forged.tag),
         *((6, one) for kinds in statistics.values() for one in kinds.values()),
     ]
+    line = {**forged.fragment, "parts": [forged.part]}
+    part = ["0", 0, 8, 8, 100, "00000000"]
+    result = {
+        "format": 1,
+        "dataset": "0" * 32,
+        "schema": schema,
+        "since": 1,
+        "fragment": line,
+        "statistics": statistics,
+    }
+    documents += [
+        (
+            11,
+            {"fields": [["label"], ["vector", "lz"]], "fragments": [["1" * 32, 0, 6, 8, [part, ["a", 1, *part[2:]]]]]},
+        ),
+        (12, {"fragments": ["0" * 32], "versions": [1, 2], "parts": [f"fragments/{'0' * 32}/0"]}),
+        (13, {"number": 1, "pages": [["0" * 32, 1000]]}),
+        (14, result),
+    ]
     index = np.array([(0, 20), (20, 30), ((1 << 64) - 1, (1 << 64) - 1)], "<u8").tobytes()
     return [
         *(bytes([reader]) + json.dumps(document).encode() for reader, document in documents),
