@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from chunkstore.audit.damage import Damage, Kind, Shard, StoredField, contradictions, damage_in_shard
+from chunkstore.audit.history_check import history_damage
 from chunkstore.audit.object_check import group_damage, object_damage
 from chunkstore.errors import InvalidDataset, MissingObject, StoreError, UnsupportedFormat, VersionExpired
 from chunkstore.format.documents import unseal
@@ -33,7 +34,7 @@ from chunkstore.format.versions import (
     version_number,
 )
 from chunkstore.history.pages import Pages
-from chunkstore.history.versions import find_document, read_version
+from chunkstore.history.versions import find_document, no_dataset, read_version, survey_latest
 from chunkstore.reading.cache import ChunkCache
 from chunkstore.reading.part import OpenPart, read_metadata, read_objects
 from chunkstore.store.interface import Store
@@ -89,6 +90,10 @@ def verify(
 ) -> Report:
     """Check every object of a version, and list all damage with the fields and samples it touches.
 
+    Of the latest version (`version=None`) the history is checked too: that the document of every version before it is there
+    and sound, or a tombstone of one that was given up, that none after it was lost, and that all tags can be read. Objects and
+    pages that only older versions hold are checked when those are verified.
+
     Each object must be there, with the size and the crc32 recorded when it was written; documents must agree with each
     other, and spans and shapes of ragged fields with their values. Memory stays bounded: 16 MiB a thread, or a chunk where
     one is larger.
@@ -106,19 +111,28 @@ def verify(
     Raises:
         DatasetNotFound: there is no dataset at `url`, or no such version.
         UnsupportedFormat: a newer format.
+        VersionExpired: the version was dropped by `gc`.
         StoreError: the store failed, so nothing can be said.
+        ValueError: fewer threads than one.
     """
+    if num_threads is not None and num_threads < 1:
+        raise ValueError(f"num_threads={num_threads}: at least 1, or None for as many as suit the store")
     store = open_store(url, storage_options=storage_options, filesystem=filesystem)
     try:
-        document = read_version(store, version)
+        document, lost = _read(store, version)
     except (InvalidDataset, MissingObject) as error:
         key = version_key(version) if version is not None else _last_version_key(store)
         return Report(None, tuple(_page_damage(store, key)) or (_document_damage(key, error, None),), 1, 0)
+    if document is None:
+        return Report(None, tuple(lost), 1, 0)
     count = num_threads or ((os.cpu_count() or 1) if store.is_local else NUM_REMOTE_THREADS)
     openers = JobThreads(min(count, _NUM_OPENERS), "chunkstore-verify-open")
     checkers = JobThreads(count, "chunkstore-verify")
     meter = _Meter(sum(place.part.stored_nbytes for place in _parts(document)), progress)
-    damages = [*_damage_at_root(store, document), *_page_damage(store, version_key(document.number))]
+    damages = [*lost, *_damage_at_root(store, document), *_page_damage(store, version_key(document.number))]
+    if version is None:
+        known = {damage.key for damage in damages}
+        damages += [damage for damage in history_damage(store, document) if damage.key not in known]
     try:
         verifier = _Verifier(store, document, deep, meter)
         opened = _in_order(openers, verifier.open_part, _parts(document), 2 * _NUM_OPENERS)
@@ -378,6 +392,16 @@ def _damage_at_root(store: Store, document: Version) -> list[Damage]:
         told = f"{error}; readers find the latest version without it, and the next commit writes it anew"
         damages.append(Damage(LATEST_KEY, "metadata", told))
     return damages
+
+
+def _read(store: Store, number: int | None) -> tuple[Version | None, list[Damage]]:
+    """The version to verify, None where it is lost; of the latest also what speaks for later ones that are lost."""
+    if number is not None:
+        return read_version(store, number), []
+    version, lost = survey_latest(store, may_list=True)
+    if version is None and lost is None:
+        raise no_dataset(store, "nothing can be verified")
+    return version, [] if lost is None else [Damage(lost.key, "missing", lost.told)]
 
 
 def _last_version_key(store: Store) -> str:

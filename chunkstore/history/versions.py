@@ -10,6 +10,7 @@ Source: docs/spec/v1.md, "The latest version", "Pages".
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from chunkstore.errors import DatasetNotFound, InvalidDataset, MissingObject, StoreError, VersionExpired
 from chunkstore.format.documents import Json, is_sealed, parse_json, unseal
@@ -56,6 +57,18 @@ class Hint:
         return {**hint, "pages": [list(page) for page in self.pages]} if self.pages else hint
 
 
+class Lost(NamedTuple):
+    """A document of a version that must have been there.
+
+    Attributes:
+        key: Its key.
+        told: How that is known, and what to do.
+    """
+
+    key: str
+    told: str
+
+
 def read_version(store: Store, number: int | None = None, *, pages: Pages | None = None) -> Version:
     """Version `number`, or the latest.
 
@@ -99,11 +112,11 @@ def read_latest(store: Store, *, pages: Pages | None = None, committing: bool = 
     """
     version, lost = survey_latest(store, pages=pages, may_list=committing)
     if lost and committing:
-        raise MissingObject(lost)
+        raise MissingObject(lost.told)
     if version is None:
         raise no_dataset(store, "create one with chunkstore.create(url, schema)")
     if lost:
-        warnings.warn(lost, UserWarning, stacklevel=4)
+        warnings.warn(lost.told, UserWarning, stacklevel=4)
     return version
 
 
@@ -150,14 +163,14 @@ def find_latest(
     """
     version, lost = survey_latest(store, pages=pages, may_list=committing, refused_is_absent=refused_is_absent)
     if lost and committing:
-        raise MissingObject(lost)
+        raise MissingObject(lost.told)
     return version
 
 
 def survey_latest(
     store: Store, *, pages: Pages | None = None, may_list: bool = False, refused_is_absent: bool = False
-) -> tuple[Version | None, str]:
-    """The latest version, None where there is none; and what speaks for documents that were lost, "" if nothing does.
+) -> tuple[Version | None, Lost | None]:
+    """The latest version, None where there is none; and what speaks for documents that were lost, None if nothing does.
 
     A hint is written after the document that it names. Without a usable one `may_list` asks the store what is there.
     """
@@ -165,19 +178,17 @@ def survey_latest(
     hint = _read_hint(store)
     gap = _find_gap(store) if hint is None and may_list else None
     if hint is not None and (version := find_beyond(store, hint, pages, refused_is_absent=refused_is_absent)):
-        return version, ""
+        return version, None
     version = find_beyond(store, Hint(1), pages, refused_is_absent=refused_is_absent)
     reached = f"the row of versions ends at {version.number}" if version else "there is no version 1"
     if hint is not None and hint.number > (version.number if version else 0):
-        return version, (
-            f"{store.url}: the hint names version {hint.number}, whose document is absent: {reached}. Restore"
-            f" {version_key(hint.number)}, or, if this is a copy made while a commit ran, delete {LATEST_KEY}"
-        )
+        key = version_key(hint.number)
+        told = f"{store.url}: the hint names version {hint.number}, whose document is absent: {reached}. Restore {key}"
+        return version, Lost(key, f"{told}, or, if this is a copy made while a commit ran, delete {LATEST_KEY}")
     if gap is not None:
-        return version, (
-            f"{store.url}: {version_key(gap)} is absent, though a later version is there; restore the object"
-        )
-    return version, ""
+        key = version_key(gap)
+        return version, Lost(key, f"{store.url}: {key} is absent, though a later version is there; restore the object")
+    return version, None
 
 
 def _find_gap(store: Store) -> int | None:
@@ -186,6 +197,10 @@ def _find_gap(store: Store) -> int | None:
         there = {version_number(listed.key) for listed in store.list("_chunkstore/versions")} - {None}
     except PermissionError:
         return None
+    except StoreError:
+        if store.url.startswith(("http://", "https://")):  # a web server lists nothing
+            return None
+        raise
     last = max((number for number in there if number is not None), default=0)
     for number in range(1, last):
         # a listing is no snapshot, but a document is put after those before it

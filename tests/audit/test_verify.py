@@ -12,9 +12,9 @@ import chunkstore as cs
 from chunkstore.audit import object_check
 from chunkstore.audit.damage import Damage
 from chunkstore.audit.verify import Report, verify
-from chunkstore.errors import DatasetNotFound, StoreError
+from chunkstore.errors import DatasetNotFound, StoreError, VersionExpired
 from chunkstore.format.documents import seal
-from chunkstore.format.versions import OBJECTS_NAME, StoredObject, objects_to_json
+from chunkstore.format.versions import OBJECTS_NAME, StoredObject, objects_to_json, tombstone_to_json
 from chunkstore.store.interface import Store
 
 N = 3000
@@ -375,6 +375,54 @@ def test_a_damaged_version_document_is_damage_of_it(root):
         damage = only(verify(root, version=version))
         assert (damage.key, damage.kind) == (key, "metadata")
     assert verify(root, version=1).ok
+
+
+@pytest.mark.parametrize("hint", [True, False], ids=["hint", "no hint"])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_lost_version_document_is_found(root, number, hint):
+    with cs.append(root, num_threads=1) as writer:
+        writer.write_batch({name: values[:2] for name, values in COLUMNS.items()})
+    key = f"_chunkstore/versions/{number:020d}.json"
+    (root / key).unlink()
+    if not hint:
+        (root / "_chunkstore/latest.json").unlink()
+        if number == 3:  # nothing is left that knows of it
+            return
+    damages = verify(root).damages
+    assert [(d.key, d.kind) for d in damages if d.field is None and d.samples is None] == [(key, "missing")]
+
+
+def test_damage_of_the_history_is_found_with_the_latest_version(root):
+    for name in ("a", "b", "c"):
+        cs.tag(root, name, 1)
+    with cs.append(root, num_threads=1) as writer:
+        writer.write_batch({name: values[:2] for name, values in COLUMNS.items()})
+    assert verify(root).ok
+    change(root / "_chunkstore/tags/b.json", flip(30))
+    other = {"dataset": "0" * 32, "version": 1, "time": "2026-11-21T12:00:00Z", "writer": "1" * 32}
+    (root / "_chunkstore/tags/c.json").write_bytes(seal(other))
+    first, second = (f"_chunkstore/versions/{number:020d}.json" for number in (1, 2))
+    change(root / first, flip(60))
+    (root / second).write_bytes(seal(tombstone_to_json(2)))
+    found = [(damage.key, damage.kind) for damage in verify(root).damages]
+    tags = [(f"_chunkstore/tags/{name}.json", "metadata") for name in ("b", "c")]
+    assert found == [(first, "metadata"), (second, "metadata"), *tags]
+    assert verify(root, version=3).ok
+
+
+def test_tombstones_of_what_gc_dropped_are_in_order(root):
+    with cs.append(root, num_threads=1) as writer:
+        writer.write_batch({name: values[:2] for name, values in COLUMNS.items()})
+    cs.gc(root, keep_versions=1)
+    assert verify(root).ok
+    with pytest.raises(VersionExpired):
+        verify(root, version=1)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_threads_are_refused(root, count):
+    with pytest.raises(ValueError, match="at least 1"):
+        verify(root, num_threads=count)
 
 
 def test_an_absent_dataset_or_version_is_an_error(root, tmp_path):
