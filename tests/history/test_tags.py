@@ -125,7 +125,9 @@ def test_all_damaged_tags_are_named_at_once_with_what_to_do(local: Any) -> None:
     for name in ("a", "c"):
         LocalStore(local.url).path(tag_key(name)).write_bytes(b"damaged")
     for call in (lambda: cs.versions(local.url), lambda: cs.gc(local.url)):
-        with pytest.raises(InvalidDataset, match=r"2 tags are damaged: .*tags/a\.json.*tags/c\.json.*remove it") as caught:
+        with pytest.raises(
+            InvalidDataset, match=r"2 tags are damaged: .*tags/a\.json.*tags/c\.json.*remove it"
+        ) as caught:
             call()
         assert "tags/b.json" not in str(caught.value)
     store.delete([tag_key("c")])
