@@ -6,7 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from hostile.forgery import NUM_SAMPLES, VERSION, Case, Document, Forgery
+from hostile.forgery import NUM_SAMPLES, VERSION, Case, Document, Forgery, sealed
+
+from chunkstore._native import crc32
 
 _OTHER = "0" * 32
 
@@ -74,6 +76,64 @@ def _set(version: Document, **members: Any) -> None:
     version.update(members)
 
 
+def _listed(before: bytes, item: bytes, number: int) -> Callable[[Forgery], None]:
+    """Begin the list that opens with `before` with so many items of this text, `%d` in it being their numbers."""
+
+    def forge(forged: Forgery) -> None:
+        items = b",".join(item % i for i in range(number)) if b"%d" in item else b",".join([item] * number)
+        forged.body["version"] = lambda body: body.replace(before, before + items + b",", 1).replace(
+            items + b",]", items + b"]"
+        )
+
+    return forge
+
+
+def _page(nbytes: int = 1000, **members: Any) -> Document:
+    return {"id": _OTHER, "fragments": 1, "samples": NUM_SAMPLES, "nbytes": nbytes, "crc32": "00000000", **members}
+
+
+def _pages(*pages: Any) -> Callable[[Forgery], None]:
+    """Refer to these pages, none of which is there."""
+    return lambda forged: forged.version.update(requires=["pages"], pages=[*pages], fragments=[])
+
+
+def _stored_page(text: bytes, **members: Any) -> Callable[[Forgery], None]:
+    """Refer to a page of this text, whose size and checksum are right."""
+
+    def forge(forged: Forgery) -> None:
+        data = sealed(text)
+        forged.files[f"_chunkstore/pages/{_OTHER}.json"] = data
+        page = _page(**{"nbytes": len(data), "crc32": f"{crc32(data):08x}", **members})
+        forged.version.update(requires=["pages"], pages=[page], fragments=[])
+
+    return forge
+
+
+def _condemned_page(text: bytes, **members: Any) -> Callable[[Forgery], None]:
+    """The same of a page of what is condemned, which is read by `gc` alone, and by writers."""
+
+    def forge(forged: Forgery) -> None:
+        data = sealed(text)
+        forged.files[f"_chunkstore/pages/{_OTHER}.json"] = data
+        page = {
+            "id": _OTHER,
+            "fragments": 0,
+            "versions": 1,
+            "parts": 0,
+            "nbytes": len(data),
+            "crc32": f"{crc32(data):08x}",
+        }
+        forged.version.update(
+            requires=["pages"], condemned={"fragments": [], "versions": [], "pages": [{**page, **members}]}
+        )
+
+    return forge
+
+
+def _sets(number: int, names: bytes = b"") -> bytes:
+    return b'{"fields":[[%s]],"fragments":[' % names + b",".join([b"1"] * number) + b"]}"
+
+
 _PATHS = {
     "a part above the dataset": "../../etc",
     "a part with .. behind its fragment": f"fragments/{_OTHER}/..",
@@ -97,8 +157,68 @@ _NUMBERS: dict[str, Any] = {
 }
 
 _OPEN = partial(Case, told=VERSION, act="open")
+_PAGE = partial(Case, told=f"_chunkstore/pages/{_OTHER}.json", act="open")
+_GC = partial(Case, told=f"_chunkstore/pages/{_OTHER}.json", act="gc", found=False)
+_MANY = 7_900_000
+
+_LONG = {
+    "condemned versions": (b'"versions":[', b"1", _MANY),
+    "condemned versions within the bounds": (b'"versions":[', b"0", 500_000),
+    "fragments": (b'"fragments":[{', b'"x":1},{', 1_700_000),
+    "fragments that are numbers": (b'"fragments":[', b"1", _MANY),
+    "requirements": (b'"requires":[', b'""', _MANY // 2),
+    "requirements within the bounds": (b'"requires":[', b'""', 500_000),
+    "empty statistics": (b'"statistics":{', b'"%d":{}', 1_000_000),
+    "empty statistics within the bounds": (b'"statistics":{', b'"%d":{}', 50_000),
+    "lists that nobody knows": (b'"requires":[],', b'"zzz":[' + b"[]," * 5_000_000 + b"[]]", 1),
+    "numbers with a fraction": (b'"requires":[],', b'"zzz":[' + b"0.5," * 1_000_000 + b"1]", 1),
+    "members": (b'"requires":[],', b'"zzz":{' + b'"":1,' * 1_000_000 + b'"a":1}', 1),
+}
+_PAGES_BESIDE = {
+    "of 2^63 bytes": _page(1 << 63),
+    "of 2^21 + 1 bytes": _page((1 << 21) + 1),
+    "of 2^62 fragments": _page(fragments=1 << 62),
+    "of 2^63 samples": _page(samples=1 << 63),
+    "without samples": _page(samples=0),
+    "named ..": _page(id=".."),
+    "that is a number": 7,
+    "whose checksum has 9 digits": _page(crc32="000000000"),
+}
+_ROW = b'["%s",0,%d,8,[["0",0,8,8,100,"00000000"]]]' % (b"1" * 32, NUM_SAMPLES)
+_BODIES = {
+    "of numbers for rows": _sets(900_000),
+    "of numbers for sets": b'{"fields":[' + b",".join([b"1"] * 500_000) + b'],"fragments":[]}',
+    "of 500,000 names in a set": _sets(0, b",".join([b'""'] * 500_000)),
+    "of 500,000 lists": b'{"fields":[],"fragments":[' + b",".join([b"[]"] * 500_000) + b"]}",
+    "of no fragments": b'{"fields":[],"fragments":[]}',
+    "nested 100,000 deep": b'{"fields":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "that names a set of fields that it has not": b'{"fields":[],"fragments":[' + _ROW + b"]}",
+    "that is a list": b"[" + b" " * 100 + b"]",
+}
+_CONDEMNED_BODIES = {
+    "of 500,000 versions": b'{"fragments":[],"versions":[' + b",".join([b"1"] * 500_000) + b"]}",
+    "of version 0": b'{"fragments":[],"versions":[0]}',
+    "of version 10^400": b'{"fragments":[],"versions":[1' + b"0" * 400 + b"]}",
+    "of names that lead away": b'{"fragments":[".."],"versions":[1]}',
+    "of parts that lead away": b'{"fragments":[],"versions":[1],"parts":["../.."]}',
+    "of 500,000 lists": b'{"fragments":[],"versions":[' + b",".join([b"[]"] * 500_000) + b"]}",
+}
 
 CASES = [
+    *(_OPEN(f"many {name}", _listed(*attack)) for name, attack in _LONG.items()),
+    *(_OPEN(f"a page {name}", _pages(page)) for name, page in _PAGES_BESIDE.items()),
+    _OPEN("a page named twice", _pages(_page(), _page())),
+    _OPEN("a number in place of pages", lambda forged: forged.version.update(requires=["pages"], pages=7)),
+    _OPEN("pages of 1 GiB and more", _pages(*(_page(1 << 21, id=f"{i:032x}") for i in range(600)))),
+    _OPEN("100,000 pages", _listed(b'"requires":[', b'"pages"],"pages":[' + b"{}," * 100_000 + b'1],"n":["x"', 1)),
+    _PAGE("a page that is not there", _pages(_page()), error="MissingObject"),
+    *(_PAGE(f"a page {name}", _stored_page(text)) for name, text in _BODIES.items()),
+    _PAGE("a page larger than is said", _stored_page(_sets(10), nbytes=60)),
+    _PAGE("a page smaller than is said", _stored_page(_sets(10), nbytes=1 << 21)),
+    _PAGE("a page of another checksum", _stored_page(_sets(10), crc32="00000001")),
+    *(_GC(f"a page of what is condemned {name}", _condemned_page(text)) for name, text in _CONDEMNED_BODIES.items()),
+    _OPEN("a page of what is condemned of 2^62 versions", _condemned_page(b"{}", versions=1 << 62)),
+    _OPEN("a page of what is condemned of 2^63 bytes", _condemned_page(b"{}", nbytes=1 << 63)),
     *(_OPEN(f"samples: {name}", _fragment(samples=value)) for name, value in {**_NUMBERS, "0": 0}.items()),
     *(_OPEN(f"first: {name}", _fragment(first=value)) for name, value in _NUMBERS.items()),
     *(

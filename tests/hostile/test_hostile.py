@@ -82,9 +82,29 @@ def test_a_hostile_dataset_is_refused_quickly_and_in_little_memory(
 @pytest.mark.parametrize(("group", "case"), _CASES)
 def test_verify_never_passes_a_hostile_dataset(group: str, case: Case, found: dict[str, Found]) -> None:
     verified = found[f"{group}: {case.name}"]["verify"]
-    assert verified["error"] in ("", "UnsupportedFormat", "InvalidDataset", "DatasetNotFound", "StoreError"), verified
+    assert verified["error"] in (
+        "",
+        "UnsupportedFormat",
+        "InvalidDataset",
+        "DatasetNotFound",
+        "MissingObject",
+        "StoreError",
+    ), verified
     assert verified["error"] or not (verified["ok"] and case.found)
     assert verified["nbytes"] < MAX_NBYTES
+
+
+@pytest.mark.parametrize(("group", "case"), _CASES)
+def test_what_tells_of_a_hostile_dataset_refuses_it_or_tells_quickly(
+    group: str, case: Case, found: dict[str, Found]
+) -> None:
+    for act, got in found[f"{group}: {case.name}"]["others"].items():
+        known = ("", "InvalidDataset", "UnsupportedFormat", "MissingObject", "DatasetNotFound", "StoreError")
+        assert got["error"] in known, (act, got["told"][:2000])
+        assert len(got["told"]) < 2_000, act
+        documents = 2 if act == "diff" else 1  # which it reads
+        assert got["seconds"] < MAX_SECONDS * documents, act
+        assert got["nbytes"] < MAX_NBYTES, act
 
 
 def test_the_corpus_is_of_a_hundred_cases_or_more() -> None:
