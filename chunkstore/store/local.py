@@ -152,6 +152,9 @@ class LocalStore:
     def _files(self, prefix: str, is_wanted: Callable[[str], bool], *, deep: bool) -> Iterator[Listed]:
         """The regular files in a folder and below whose names are wanted."""
         folders = [check_prefix(prefix)]
+        parts = folders[0].split("/")
+        if any(os.path.islink(self._join("/".join(parts[: depth + 1]))) for depth in range(len(parts)) if folders[0]):
+            return
         while folders:
             folder = folders.pop()
             with contextlib.ExitStack() as stack:

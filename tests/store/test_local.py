@@ -115,6 +115,15 @@ def test_a_symbolic_link_that_leads_outside_is_not_followed(store: LocalStore, o
     assert "folder/object" not in {listed.key for listed in store.list()}
 
 
+def test_nothing_is_listed_below_a_link(store: LocalStore, outside: Path) -> None:
+    store.write("own/object", b"1")
+    (Path(store.url) / "link").symlink_to(outside)
+    (Path(store.url) / "own/link").symlink_to(outside)
+    assert [listed.key for prefix in ("", "link", "own/link", "own") for listed in store.list(prefix)] == [
+        "own/object"
+    ] * 2
+
+
 def test_writing_over_a_link_replaces_the_link_and_not_its_target(store: LocalStore, outside: Path) -> None:
     store.write("own", b"1")
     link = Path(store.url) / "object"
