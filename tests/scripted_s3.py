@@ -2,6 +2,7 @@
 
 import http.server
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -87,6 +88,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self._begin() is None:
             return
+        if "?" in self.path:
+            self._answer(200, self._listing().encode())
+            return
         data = self.script.objects.get(self.path)
         if data is None:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
@@ -98,6 +102,27 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(206, piece, {"Content-Range": f"bytes {told}-{told + len(piece) - 1}/{len(data)}"})
         else:
             self._answer(200, data)
+
+    def _listing(self) -> str:
+        """What a bucket or container holds, as S3 and Google say it, or as Azure does."""
+        bucket, _, query = self.path.partition("?")
+        prefix = urllib.parse.parse_qs(query).get("prefix", [""])[0]
+        bucket = bucket.rstrip("/") + "/"
+        keys = [key for key in self.script.objects if key.startswith(bucket + prefix)]
+        names = [(key.removeprefix(bucket), len(self.script.objects[key])) for key in sorted(keys)]
+        if "comp=list" in query:
+            blobs = "".join(
+                f"<Blob><Name>{name}</Name><Properties><Last-Modified>Sat, 21 Nov 2026 12:00:00 GMT</Last-Modified>"
+                f"<Content-Length>{size}</Content-Length><Content-Type>x/y</Content-Type><Etag>1</Etag></Properties></Blob>"
+                for name, size in names
+            )
+            return f"<EnumerationResults><Blobs>{blobs}</Blobs><NextMarker/></EnumerationResults>"
+        contents = "".join(
+            f"<Contents><Key>{name}</Key><Size>{size}</Size><LastModified>2026-11-21T12:00:00.000Z</LastModified>"
+            "<ETag>1</ETag></Contents>"
+            for name, size in names
+        )
+        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>"
 
     def do_HEAD(self) -> None:
         if self._begin() is not None:

@@ -22,7 +22,12 @@ _NUM_THREADS = 16
 
 def history_damage(store: Store, latest: Version) -> list[Damage]:
     """Damage of the documents before the latest, and of all tags, where they can be listed."""
-    condemned = set(latest.condemned_versions)
+    try:
+        condemned = set(latest.condemned_versions)
+    except (
+        InvalidDataset
+    ):  # a page of what is condemned is damaged, which is listed as such: any tombstone may be right
+        condemned = set(range(1, latest.number))
 
     def check_number(number: int) -> Damage | None:
         return _document_damage(store, number, is_condemned=number in condemned)
