@@ -30,7 +30,8 @@ _ACTS: dict[str, Callable[[str], object]] = {
     "verify": lambda folder: cs.verify(folder, deep=True),
 }
 
-_LONG_SECONDS = 0.07
+_LONG_SECONDS = 0.08
+_MAX_TRIES = 12
 
 
 def main() -> None:
@@ -53,9 +54,13 @@ def main() -> None:
 
 
 def _least(act: Callable[[str], Any], folder: str) -> dict[str, Any]:
-    """What came of it; of three tries the one that took the least time, where the first took long."""
+    """What came of it; of several tries the one that took the least time, where those before took long.
+
+    Beside another process of tests the same work takes up to half more processor time, so quiet moments are waited for.
+    """
     done = [_done(act, folder)]
-    while done[-1]["seconds"] > _LONG_SECONDS and len(done) < 3:
+    while done[-1]["seconds"] > _LONG_SECONDS and len(done) < _MAX_TRIES:
+        time.sleep(0.1)
         done.append(_done(act, folder))
     return min(done, key=lambda found: found["seconds"])
 

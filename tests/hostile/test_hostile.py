@@ -14,8 +14,7 @@ import pytest
 from hostile import cases_arrays, cases_data, cases_documents, cases_store, cases_version
 from hostile.forgery import NUM_SAMPLES, Case, forgery, valid_files
 
-MAX_SECONDS = 0.15
-"""100 ms on a core of its own; beside another process of tests the same work takes up to half more processor time."""
+MAX_SECONDS = 0.1
 MAX_NBYTES = 64_000_000
 _GROUPS = {
     "documents": cases_documents.CASES,
