@@ -255,7 +255,7 @@ class PlainZarrArray:
                     self._zarr.check_chunk(coordinates)
                 except (ChunkstoreError, PermissionError, MemoryError) as other:
                     return other
-                except Exception as cause:
+                except Exception as cause:  # as above: there is no list of what codecs raise
                     return self._corrupt(f"zarr-python cannot decode: {cause}", where, row)
         return StoreError(
             f"{self._store.url}/{self.metadata.path}: zarr-python failed, and did not the second time: {error}"

@@ -56,7 +56,7 @@ def seen_chunks(file: int, num_chunks: int) -> Seen | None:
 
 def forget() -> None:
     """Verify everything anew."""
-    global _num_chunks  # noqa: PLW0603
+    global _num_chunks  # noqa: PLW0603  (as above)
     with _lock:
         _seen.clear()
         _num_chunks = 0

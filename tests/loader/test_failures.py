@@ -100,7 +100,7 @@ def test_passes_leave_no_threads_behind_however_many_there_are(make_dataset):
     for _ in range(20):
         next(iter(loader))
         most = max(most, threading.active_count())
-    assert most < shared + 30
+    assert most < shared + 15  # one left by each pass would be 20
 
 
 SLOW = """

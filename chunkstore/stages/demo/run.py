@@ -79,7 +79,7 @@ def run_demo(console: Console, *, s3: bool = False, folder: Path | None = None) 
         except RankFailed as error:
             console.print(str(error), markup=False, soft_wrap=True)
             return FAILED
-        except Exception:
+        except Exception:  # whatever the interrupted step makes of a signal
             if signals.received is None:
                 raise
             _say_interrupted(console, folder)  # what a signal broke may be reported as another error
